@@ -1,0 +1,1 @@
+"""The bundle: manifest, hashes, atomic write; all that crosses from export to runtime."""

@@ -1,0 +1,68 @@
+"""What every command line shares: one-line errors, exit codes, `--debug`, `--quiet`, `--json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from autosam_deploy.errors import AutosamError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class AutosamGroup(click.Group):
+    """A click group whose commands report `AutosamError` as one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, translating errors (see `report_errors`)."""
+        return report_errors(ctx, lambda: super(AutosamGroup, self).invoke(ctx))
+
+
+class AutosamCommand(click.Command):
+    """A click command that reports `AutosamError` as one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, translating errors (see `report_errors`)."""
+        return report_errors(ctx, lambda: super(AutosamCommand, self).invoke(ctx))
+
+
+def report_errors(ctx: click.Context, run: Callable[[], Any]) -> Any:
+    """Call `run`; an `AutosamError` becomes one line on stderr and its exit code.
+
+    With `--debug` (read from the context's parameters) the error keeps its traceback.
+    """
+    try:
+        return run()
+    except AutosamError as error:
+        if ctx.params.get("debug") or any(parent.params.get("debug") for parent in _parents(ctx)):
+            raise
+        click.echo(f"error: {error}", err=True)
+        ctx.exit(error.exit_code)
+
+
+def _parents(ctx: click.Context) -> list[click.Context]:
+    found = []
+    parent = ctx.parent
+    while parent is not None:
+        found.append(parent)
+        parent = parent.parent
+    return found
+
+
+def common_options(function: _F) -> _F:
+    """Add `--debug`, `--quiet` and `--json` (parameters `debug`, `quiet`, `as_json`)."""
+    for option in (
+        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+        click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+    ):
+        function = option(function)
+    return function
+
+
+def echo_json(value: Any) -> None:
+    """Print `value` as indented JSON on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,1 @@
+"""Weights files: recognise every known layout, read it strictly, write our own."""

@@ -1,0 +1,1 @@
+"""The three heads: autosam, cnn, linear."""

@@ -1,0 +1,1 @@
+"""What runs a bundle: one file per backend, one table of backends, one public Engine."""

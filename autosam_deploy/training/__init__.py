@@ -1,0 +1,1 @@
+"""Head training on the frozen encoder's embeddings."""

@@ -1,0 +1,1 @@
+"""Volumes with their geometry: read, slice, write, preview, and a phantom."""
