@@ -1,0 +1,187 @@
+"""Attention with SAM's decomposed relative positions, and how it is written for a runtime.
+
+SAM adds bias[i, (h, w)] = q_i . Rh[h_i, h] + q_i . Rw[w_i, w] to the scaled scores of query i and
+the key at grid position (h, w), where q is *not* scaled (segment_anything/modeling/
+image_encoder.py, add_decomposed_rel_pos). Here the scale sits in q already (q' = s q), so the
+tables are divided by it once: q' . (R / s) = q . R.
+
+The lowerings compute the same function:
+
+=========== ======================================================================================
+explicit    softmax(q' k^T + bh + bw) v with two broadcast sums. Runs anywhere.
+masked      `Attention(q', k, v, mask = bh + bw)`: one ONNX node from opset 23 on.
+augmented   Q = [q', bh, bw] and K = [k, onehot(h), onehot(w)]: Q K^T is q' k^T + bh + bw, so plain
+            attention remains and no tensor of queries x keys is written by us.
+=========== ======================================================================================
+
+`explicit` and `masked` hold a tensor of queries x keys per head. It is cut into blocks of query
+rows (softmax rows are independent, so this is exact): 4096 x 4096 scores for 12 heads are 805 MB
+in float32, a block stays near 50 MB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from segment_anything.modeling.image_encoder import get_rel_pos
+from torch import Tensor, nn
+
+from autosam_deploy.fused.nodes import Node
+
+#: Scores a block may hold, over all heads of one slice. Measured on one global layer of vit_b
+#: (2 cores, ONNX Runtime): 8 to 32 blocks run as fast as one, with an eighth of the memory.
+BLOCK_ELEMENTS = 1 << 24
+
+
+def relative_table(rel_pos: Tensor, size: int, scale: float) -> Tensor:
+    """Gather one axis' table for every query and key coordinate, once.
+
+    Args:
+        rel_pos: learned table (L, d), interpolated when L is not 2 * size - 1.
+        size: number of tokens along the axis.
+        scale: the factor that q carries already.
+
+    Returns:
+        (size, d, size): [query coordinate, channel, key coordinate], divided by `scale`.
+    """
+    return (get_rel_pos(size, size, rel_pos) / scale).transpose(1, 2).contiguous()
+
+
+def one_hot_coordinates(grid: tuple[int, int]) -> Tensor:
+    """Return (1, 1, h * w, h + w): one-hot row, then one-hot column, of every token."""
+    rows, columns = torch.meshgrid(
+        torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij"
+    )
+    parts = [F.one_hot(rows.flatten(), grid[0]), F.one_hot(columns.flatten(), grid[1])]
+    return torch.cat(parts, dim=1)[None, None].to(torch.get_default_dtype())
+
+
+def query_blocks(grid: tuple[int, int], num_heads: int) -> int:
+    """Return the number of blocks of whole token rows that keeps a block's scores small."""
+    tokens = grid[0] * grid[1]
+    wanted = max(1, round(num_heads * tokens * tokens / BLOCK_ELEMENTS))
+    divisors = [count for count in range(1, grid[0] + 1) if grid[0] % count == 0]
+    return min((count for count in divisors if count >= wanted), default=grid[0])
+
+
+class RelPosAttention(Node):
+    """softmax(q' k^T + relative positions) v over one grid of tokens (a window or the whole)."""
+
+    def __init__(
+        self,
+        *,
+        lowering: str,
+        rel_pos_h: Tensor,
+        rel_pos_w: Tensor,
+        grid: tuple[int, int],
+        num_heads: int,
+        scale: float,
+    ) -> None:
+        """Gather the tables; `scale` is the factor that the queries carry already.
+
+        Args:
+            lowering: a key of `LOWERINGS`.
+            rel_pos_h: learned table of rows (L, d).
+            rel_pos_w: learned table of columns (L, d).
+            grid: tokens (h, w).
+            num_heads: heads, for the size of the query blocks.
+            scale: d ** -0.5.
+        """
+        super().__init__()
+        self.grid = grid
+        self.blocks = query_blocks(grid, num_heads)
+        self.lowering = lowering
+        self.table_h = nn.Parameter(relative_table(rel_pos_h.detach(), grid[0], scale), False)
+        self.table_w = nn.Parameter(relative_table(rel_pos_w.detach(), grid[1], scale), False)
+        if lowering == "augmented":
+            self.one_hot = nn.Parameter(one_hot_coordinates(grid).to(rel_pos_h.dtype), False)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend: q (scaled), k, v (B, heads, h * w, d) -> (B, heads, h * w, d)."""
+        q, k, v = self.enter(q), self.enter(k), self.enter(v)
+        bias_h, bias_w = self._biases(q)
+        if self.recorder is not None:
+            for scores in _blocks_of_scores(self, q, k, bias_h, bias_w):
+                self.watch(scores)
+        return self.watch(LOWERINGS[self.lowering](self, q, k, v, (bias_h, bias_w)))
+
+    def _biases(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Return q . Rh (B, heads, N, h) and q . Rw (B, heads, N, w)."""
+        (rows, columns), (heads, tokens, width) = self.grid, q.shape[1:]
+        by_row = q.reshape(-1, heads, rows, columns, width)
+        bias_h = torch.matmul(by_row, self.table_h)
+        bias_w = torch.matmul(by_row.transpose(2, 3), self.table_w).transpose(2, 3)
+        return (
+            self.watch(bias_h).reshape(-1, heads, tokens, rows),
+            self.watch(bias_w).reshape(-1, heads, tokens, columns),
+        )
+
+
+Biases = tuple[Tensor, Tensor]
+
+
+def _row_slices(node: RelPosAttention) -> list[slice]:
+    size = node.grid[0] * node.grid[1] // node.blocks
+    return [slice(index * size, (index + 1) * size) for index in range(node.blocks)]
+
+
+def _dense_bias(node: RelPosAttention, bias_h: Tensor, bias_w: Tensor) -> Tensor:
+    """Return bh + bw over all keys: (B, heads, queries, h * w)."""
+    heads, queries = bias_h.shape[1:3]
+    keys = node.grid[0] * node.grid[1]
+    return (bias_h[..., :, None] + bias_w[..., None, :]).reshape(-1, heads, queries, keys)
+
+
+def _blocks_of_scores(
+    node: RelPosAttention, q: Tensor, k: Tensor, bias_h: Tensor, bias_w: Tensor
+) -> list[Tensor]:
+    keys = k.transpose(2, 3)
+    return [
+        torch.matmul(q[:, :, rows], keys)
+        + _dense_bias(node, bias_h[:, :, rows], bias_w[:, :, rows])
+        for rows in _row_slices(node)
+    ]
+
+
+def _explicit(node: RelPosAttention, q: Tensor, k: Tensor, v: Tensor, biases: Biases) -> Tensor:
+    heads, keys, (height, width) = q.shape[1], k.transpose(2, 3), node.grid
+    parts = []
+    for rows in _row_slices(node):
+        scores = torch.matmul(q[:, :, rows], keys)
+        # Two broadcast sums instead of one dense bias: one tensor of queries x keys fewer.
+        scores = scores.reshape(-1, heads, scores.shape[2], height, width)
+        scores = scores + biases[0][:, :, rows, :, None] + biases[1][:, :, rows, None, :]
+        weights = scores.reshape(-1, heads, scores.shape[2], height * width).softmax(dim=-1)
+        parts.append(torch.matmul(weights, v))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _masked(node: RelPosAttention, q: Tensor, k: Tensor, v: Tensor, biases: Biases) -> Tensor:
+    parts = []
+    for rows in _row_slices(node):
+        mask = _dense_bias(node, biases[0][:, :, rows], biases[1][:, :, rows])
+        parts.append(
+            F.scaled_dot_product_attention(q[:, :, rows], k, v, attn_mask=mask, scale=1.0)
+        )
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _augmented(node: RelPosAttention, q: Tensor, k: Tensor, v: Tensor, biases: Biases) -> Tensor:
+    width = v.shape[-1]
+    queries = torch.cat([q, *biases], dim=-1)
+    keys = torch.cat([k, node.one_hot.expand(k.shape[0], k.shape[1], -1, -1)], dim=-1)
+    # TensorRT fuses attention only when K and V have one shape: V is padded and cut again.
+    values = F.pad(v, (0, keys.shape[-1] - width))
+    return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :width]
+
+
+LOWERINGS: dict[str, Callable[[RelPosAttention, Tensor, Tensor, Tensor, Biases], Tensor]] = {
+    "explicit": _explicit,
+    "masked": _masked,
+    "augmented": _augmented,
+}
+
+#: Lowest ONNX opset in which the lowering stays one piece (an `Attention` node).
+LOWEST_OPSET = {"explicit": 18, "masked": 23, "augmented": 23}

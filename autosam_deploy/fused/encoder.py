@@ -1,0 +1,162 @@
+"""SAM's image encoder rearranged: grey input, no padded work, no biases inside attention.
+
+Same function as `ImageEncoderViT` (segment_anything/modeling/image_encoder.py) of three equal
+channels, in channels-last token layout throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from autosam_deploy.fused.attention import RelPosAttention
+from autosam_deploy.fused.nodes import Add, Conv, LayerNorm, Linear, Node
+from autosam_deploy.fused.windows import fold_value_bias, merge_heads, split_heads
+from autosam_deploy.spec import EncoderSpec, PreprocessSpec
+
+State = Mapping[str, Tensor]
+
+
+def fold_grey(weight: Tensor, bias: Tensor, preprocess: PreprocessSpec) -> tuple[Tensor, Tensor]:
+    """Fold three equal channels and the pixel normalisation into a grey patch embedding.
+
+    conv(W, (x - m_c) / s_c) + b = conv(sum_c W_c / s_c, x) + b - conv(sum_c W_c m_c / s_c, 1).
+    With zero padding behind the normalisation (`longest-side`) the second term holds inside the
+    picture only, so it becomes the weight of a second channel that is 1 inside and 0 outside;
+    with `stretch` that channel would be 1 everywhere and goes into the bias.
+
+    Args:
+        weight: (C, 3, p, p).
+        bias: (C,).
+        preprocess: pixel mean and std in the units that the intensity step leaves.
+
+    Returns:
+        Weight (C, 1 or 2, p, p) and bias (C,).
+    """
+    if preprocess.pixel_mean is None or preprocess.pixel_std is None:
+        return weight.sum(dim=1, keepdim=True), bias
+    std = weight.new_tensor(preprocess.pixel_std)[None, :, None, None]
+    mean = weight.new_tensor(preprocess.pixel_mean)[None, :, None, None]
+    grey = (weight / std).sum(dim=1, keepdim=True)
+    offset = -(weight * (mean / std)).sum(dim=1, keepdim=True)
+    if preprocess.resize == "longest-side":
+        return torch.cat([grey, offset], dim=1), bias
+    return grey, bias + offset.sum(dim=(1, 2, 3))
+
+
+class PatchEmbedding(Node):
+    """Grey patches to tokens, plus the absolute positions: (B, 1 or 2, H, W) -> (B, h, w, C)."""
+
+    def __init__(self, state: State, spec: EncoderSpec, preprocess: PreprocessSpec) -> None:
+        """Fold the weights (see `fold_grey`)."""
+        super().__init__()
+        weight, bias = fold_grey(
+            state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], preprocess
+        )
+        self.weight = nn.Parameter(weight.detach().clone(), False)
+        # Bias and positions are both constants behind the convolution: one sum.
+        self.position = nn.Parameter((state["pos_embed"] + bias).detach().clone(), False)
+        self.patch = spec.patch_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed an image."""
+        y = torch.nn.functional.conv2d(self.enter(x), self.weight, stride=self.patch)
+        return self.watch(y.permute(0, 2, 3, 1) + self.position)
+
+
+class Block(nn.Module):
+    """One transformer block on (B, h, w, C), windowed or global."""
+
+    def __init__(self, state: State, spec: EncoderSpec, *, index: int, lowering: str) -> None:
+        """Take the block's weights from the encoder's state."""
+        super().__init__()
+
+        def get(name: str) -> Tensor:
+            return state[f"blocks.{index}.{name}"].detach()
+
+        self.grid, self.heads, self.window = spec.grid, spec.num_heads, spec.window_of(index)
+        scale = spec.head_dim**-0.5
+        weights, biases = get("attn.qkv.weight").chunk(3), get("attn.qkv.bias").chunk(3)
+        self.norm1 = LayerNorm(get("norm1.weight"), get("norm1.bias"), eps=1e-6)
+        # The scale sits in q; k and v carry no bias (see windows.py).
+        self.query = Linear(weights[0] * scale, biases[0] * scale)
+        self.key = Linear(weights[1], None)
+        self.value = Linear(weights[2], None)
+        self.attention = RelPosAttention(
+            lowering=lowering,
+            rel_pos_h=get("attn.rel_pos_h"),
+            rel_pos_w=get("attn.rel_pos_w"),
+            grid=(self.window, self.window) if self.window else self.grid,
+            num_heads=self.heads,
+            scale=scale,
+        )
+        projection = get("attn.proj.weight")
+        self.projection = Linear(
+            projection, fold_value_bias(projection, get("attn.proj.bias"), biases[2])
+        )
+        self.residual1 = Add()
+        self.norm2 = LayerNorm(get("norm2.weight"), get("norm2.bias"), eps=1e-6)
+        self.expand = Linear(get("mlp.lin1.weight"), get("mlp.lin1.bias"), activation="gelu")
+        self.contract = Linear(get("mlp.lin2.weight"), get("mlp.lin2.bias"))
+        self.residual2 = Add()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, h, w, C) to the same shape."""
+        y = self.norm1(x)
+        q, k, v = (
+            split_heads(projection(y), num_heads=self.heads, window=self.window)
+            for projection in (self.query, self.key, self.value)
+        )
+        y = merge_heads(self.attention(q, k, v), grid=self.grid, window=self.window)
+        x = self.residual1(x, self.projection(y))
+        return self.residual2(x, self.contract(self.expand(self.norm2(x))))
+
+
+class Neck(nn.Module):
+    """1x1 and 3x3 convolutions to the embedding: (B, h, w, C) -> (B, h, w, out)."""
+
+    def __init__(self, state: State) -> None:
+        """Take `neck.*` from the encoder's state."""
+        super().__init__()
+        self.reduce = Linear(state["neck.0.weight"].flatten(1), None)
+        self.norm1 = LayerNorm(state["neck.1.weight"], state["neck.1.bias"], eps=1e-6)
+        self.smooth = Conv(state["neck.2.weight"], None, padding=1)
+        self.norm2 = LayerNorm(state["neck.3.weight"], state["neck.3.bias"], eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens to the embedding, channels last."""
+        y = self.smooth(self.norm1(self.reduce(x)).permute(0, 3, 1, 2))
+        out: Tensor = self.norm2(y.permute(0, 2, 3, 1))
+        return out
+
+
+class FusedEncoder(nn.Module):
+    """Normalised grey image (B, 1 or 2, H, W) -> embedding, channels last (B, Sh, Sw, 256)."""
+
+    def __init__(
+        self, state: State, spec: EncoderSpec, *, preprocess: PreprocessSpec, lowering: str
+    ) -> None:
+        """Fuse an encoder.
+
+        Args:
+            state: the reference encoder's state dict (keys as `ImageEncoderViT`).
+            spec: its shapes; tables must fit `spec.grid`.
+            preprocess: for the pixel normalisation that is folded in.
+            lowering: a key of `attention.LOWERINGS`.
+        """
+        super().__init__()
+        self.patches = PatchEmbedding(state, spec, preprocess)
+        self.blocks = nn.ModuleList(
+            Block(state, spec, index=index, lowering=lowering) for index in range(spec.depth)
+        )
+        self.neck = Neck(state)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode."""
+        x = self.patches(image)
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.neck(x)
+        return out
