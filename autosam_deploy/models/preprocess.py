@@ -1,0 +1,114 @@
+"""`PreprocessSpec` in plain PyTorch: raw slices to encoder input, low-res logits to slice size."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+from autosam_deploy.errors import SpecError
+from autosam_deploy.spec import PreprocessSpec
+
+
+def normalise(slices: Tensor, spec: PreprocessSpec) -> Tensor:
+    """Scale the intensities of every slice by itself.
+
+    Args:
+        slices: raw (B, 1, H, W), float32 or float64.
+        spec: the recipe; `slice-minmax` as the reference's dataset/ACDC.py, without its division
+            by zero: a flat slice gives zeros.
+
+    Returns:
+        (B, 1, H, W) in the dtype of `slices`.
+    """
+    if spec.intensity == "slice-minmax":
+        low = slices.amin(dim=(2, 3), keepdim=True)
+        return _divide(slices - low, slices.amax(dim=(2, 3), keepdim=True) - low)
+    if spec.intensity == "slice-zscore":
+        centred = slices - slices.mean(dim=(2, 3), keepdim=True)
+        return _divide(centred, centred.square().mean(dim=(2, 3), keepdim=True).sqrt())
+    if spec.intensity == "window":
+        if spec.window_level is None or spec.window_width is None:
+            raise SpecError("a window needs a level and a width")
+        lowest = spec.window_level - spec.window_width / 2
+        return ((slices - lowest) / spec.window_width).clamp(0, 1)
+    return slices
+
+
+def _divide(x: Tensor, by: Tensor) -> Tensor:
+    return x / torch.where(by > 0, by, torch.ones_like(by))
+
+
+def valid_size(height: int, width: int, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size of the picture inside a padded encoder input (`longest-side`).
+
+    The slice is scaled by min(Hs / H, Ws / W); sides are rounded half up in integers, so that the
+    sizes can be symbols when a graph is traced: round(s L / M) = (2 s L + M) // (2 M).
+
+    Args:
+        height: of the slice in pixels.
+        width: of the slice in pixels.
+        image_size: encoder input (Hs, Ws).
+    """
+    full_height, full_width = image_size
+    if full_height == full_width:
+        # Square input, as SAM: the longer side decides. Written with max() alone because a graph
+        # with symbolic sizes has no branches.
+        longest = torch.sym_max(height, width)
+        return (
+            (2 * height * full_height + longest) // (2 * longest),
+            (2 * width * full_width + longest) // (2 * longest),
+        )
+    # s = min(Hs / H, Ws / W) = Hs Ws / max(H Ws, W Hs)
+    bound = torch.sym_max(height * full_width, width * full_height)
+    area = full_height * full_width
+    return (
+        (2 * height * area + bound) // (2 * bound),
+        (2 * width * area + bound) // (2 * bound),
+    )
+
+
+def to_encoder_input(
+    slices: Tensor, spec: PreprocessSpec, image_size: tuple[int, int]
+) -> Tensor:
+    """Turn raw slices into the three-channel image that SAM's encoder takes.
+
+    Args:
+        slices: raw (B, 1, H, W), float32 or float64.
+        spec: the recipe.
+        image_size: encoder input (Hs, Ws).
+
+    Returns:
+        (B, 3, Hs, Ws).
+    """
+    x = normalise(slices, spec).expand(-1, 3, -1, -1)
+    if spec.pixel_mean is not None and spec.pixel_std is not None:
+        mean = x.new_tensor(spec.pixel_mean)[None, :, None, None]
+        x = (x - mean) / x.new_tensor(spec.pixel_std)[None, :, None, None]
+    if spec.resize == "stretch":
+        return F.interpolate(x, image_size, mode="bilinear", align_corners=False)
+    height, width = valid_size(slices.shape[2], slices.shape[3], image_size)
+    x = F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+    return F.pad(x, (0, image_size[1] - width, 0, image_size[0] - height))
+
+
+def to_slice_size(
+    low: Tensor, spec: PreprocessSpec, image_size: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
+    """Resize low-resolution logits to the slice.
+
+    Args:
+        low: (B, K, h, w).
+        spec: the recipe. `stretch`: one bilinear resize, as the reference. `longest-side`: to the
+            encoder's size, cut the picture out, to the slice's size, as SAM's postprocess_masks.
+        image_size: encoder input (Hs, Ws).
+        size: slice (H, W).
+
+    Returns:
+        (B, K, H, W).
+    """
+    if spec.resize == "longest-side":
+        height, width = valid_size(size[0], size[1], image_size)
+        low = F.interpolate(low, image_size, mode="bilinear", align_corners=False)
+        low = low[:, :, :height, :width]
+    return F.interpolate(low, size, mode="bilinear", align_corners=False)
