@@ -63,9 +63,7 @@ def export_onnx(fused: FusedSegmenter, path: Path, *, opset: int) -> None:
     height, width = spec.encoder.image_size
     # Sizes that are no special case: not one, not equal, not the encoder's own.
     example = torch.rand(2, 1, height - 3, width - 5)
-    axes = {
-        axis: Dim(symbol, min=1) for axis, symbol in spec.input_tensor.dynamic_axes.items()
-    }
+    axes = {axis: Dim(symbol, min=1) for axis, symbol in spec.input_tensor.dynamic_axes.items()}
     with _quiet_exporter():
         try:
             program = torch.onnx.export(

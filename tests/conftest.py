@@ -38,7 +38,7 @@ def tiny_encoder() -> EncoderSpec:
 
 @pytest.fixture
 def model_spec(tiny_encoder: EncoderSpec) -> Callable[..., ModelSpec]:
-    """Factory: model_spec("cnn", num_classes=3, image_size=(48, 64), preprocess=..., outputs=...)."""
+    """Factory: model_spec("cnn", num_classes=3, image_size=(48, 64), preprocess=...)."""
 
     def build(
         kind: HeadKind,

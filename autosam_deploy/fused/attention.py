@@ -46,14 +46,13 @@ def relative_table(rel_pos: Tensor, size: int, scale: float) -> Tensor:
     Returns:
         (size, d, size): [query coordinate, channel, key coordinate], divided by `scale`.
     """
-    return (get_rel_pos(size, size, rel_pos) / scale).transpose(1, 2).contiguous()
+    table: Tensor = get_rel_pos(size, size, rel_pos)
+    return (table / scale).transpose(1, 2).contiguous()
 
 
 def one_hot_coordinates(grid: tuple[int, int]) -> Tensor:
     """Return (1, 1, h * w, h + w): one-hot row, then one-hot column, of every token."""
-    rows, columns = torch.meshgrid(
-        torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij"
-    )
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     parts = [F.one_hot(rows.flatten(), grid[0]), F.one_hot(columns.flatten(), grid[1])]
     return torch.cat(parts, dim=1)[None, None].to(torch.get_default_dtype())
 
@@ -162,9 +161,7 @@ def _masked(node: RelPosAttention, q: Tensor, k: Tensor, v: Tensor, biases: Bias
     parts = []
     for rows in _row_slices(node):
         mask = _dense_bias(node, biases[0][:, :, rows], biases[1][:, :, rows])
-        parts.append(
-            F.scaled_dot_product_attention(q[:, :, rows], k, v, attn_mask=mask, scale=1.0)
-        )
+        parts.append(F.scaled_dot_product_attention(q[:, :, rows], k, v, attn_mask=mask, scale=1.0))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 

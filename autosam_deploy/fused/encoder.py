@@ -74,7 +74,8 @@ class Block(nn.Module):
         super().__init__()
 
         def get(name: str) -> Tensor:
-            return state[f"blocks.{index}.{name}"].detach()
+            weight: Tensor = state[f"blocks.{index}.{name}"].detach()
+            return weight
 
         self.grid, self.heads, self.window = spec.grid, spec.num_heads, spec.window_of(index)
         scale = spec.head_dim**-0.5

@@ -61,6 +61,4 @@ class LogitsOutput(Node):
 
     def forward(self, low: Tensor, size: Sequence[int]) -> Tensor:
         """Resize to `size` (H, W)."""
-        return to_slice_size(
-            self.enter(low), self.preprocess, self.image_size, (size[0], size[1])
-        )
+        return to_slice_size(self.enter(low), self.preprocess, self.image_size, (size[0], size[1]))

@@ -26,7 +26,6 @@ from autosam_deploy.spec import Strict
 
 if TYPE_CHECKING:
     from autosam_deploy.fused.segmenter import FusedSegmenter
-    from autosam_deploy.models.segmenter import Segmenter
 
 LowPrecision = Literal["fp16", "bf16"]
 DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -160,21 +159,3 @@ def apply_precision(fused: FusedSegmenter, plan: PrecisionPlan) -> FusedSegmente
         for parameter in node.parameters(recurse=False):
             parameter.data = parameter.data.to(node.dtype)
     return typed
-
-
-def reference_half(segmenter: Segmenter, slices: Tensor, precision: LowPrecision) -> Tensor:
-    """Run the reference segmenter in plain low precision, as `.half()` users do.
-
-    Its distance from float32 is what rounding alone costs and sets the gate of typed artefacts.
-
-    Args:
-        segmenter: the truth in float32; it is not changed.
-        slices: raw slices (B, 1, H, W) float32.
-        precision: fp16 or bf16.
-
-    Returns:
-        Logits (B, K, H, W) as float32; not finite where plain low precision overflows.
-    """
-    low = copy.deepcopy(segmenter).to(DTYPES[precision])
-    with torch.no_grad():
-        return low(slices).float()

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from autosam_deploy.models.segmenter import Segmenter
 
 
-class RoundStores(TorchDispatchMode):
+class RoundStores(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Rounds every float32 result of an operation to a lower precision and back."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         """Take the precision that results are stored in."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.target = dtype
 
     def __torch_dispatch__(
@@ -40,7 +40,9 @@ class RoundStores(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         schema = func._schema  # type: ignore[attr-defined]
         # Views and copies hold values that were rounded when they were made.
-        if any(ret.alias_info is not None and not ret.alias_info.is_write for ret in schema.returns):
+        if any(
+            ret.alias_info is not None and not ret.alias_info.is_write for ret in schema.returns
+        ):
             return result
         in_place = any(ret.alias_info is not None for ret in schema.returns)
         return tree_map_only(Tensor, lambda t: self._round(t, in_place), result)

@@ -18,7 +18,7 @@ from autosam_deploy.fused.heads.autosam import FusedAutosamHead
 from autosam_deploy.fused.heads.cnn import FusedCnnHead
 from autosam_deploy.fused.heads.linear import FusedLinearHead
 from autosam_deploy.fused.image import ImageInput, LogitsOutput
-from autosam_deploy.spec import AutosamHead, CnnHead, ModelSpec, OutputName
+from autosam_deploy.spec import AutosamHead, CnnHead, LinearHead, ModelSpec, OutputName
 
 if TYPE_CHECKING:
     from autosam_deploy.models.segmenter import Segmenter
@@ -41,14 +41,18 @@ class FusedSegmenter(nn.Module):
         )
         grid = spec.encoder.grid
         self.head: nn.Module
-        if isinstance(spec.head, AutosamHead):
+        if isinstance(spec.head, AutosamHead) and segmenter.pe_layer is not None:
             self.head = FusedAutosamHead(
                 state, spec.head, grid=grid, position=segmenter.pe_layer(grid)
             )
         elif isinstance(spec.head, CnnHead):
             self.head = FusedCnnHead(state, spec.head, grid=grid)
-        else:
+        elif isinstance(spec.head, LinearHead):
             self.head = FusedLinearHead(state, spec.head, grid=grid)
+        else:
+            raise ExportError(
+                f"the '{spec.head.kind}' head has no positional encoding", todo="build it anew"
+            )
         self.output = LogitsOutput(spec.preprocess, spec.encoder.image_size)
 
     def embed(self, slices: Tensor) -> Tensor:

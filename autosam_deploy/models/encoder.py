@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
+from autosam_deploy.models.states import check_state, seeded_state, state_shapes
 from autosam_deploy.spec import EncoderSpec
 
 
@@ -35,7 +36,9 @@ def build_encoder(spec: EncoderSpec) -> ImageEncoderViT:
     )
     height, width = spec.grid
     encoder.pos_embed = nn.Parameter(torch.zeros(1, height, width, spec.embed_dim))
-    for index in spec.global_attn_indexes:
+    for index in range(spec.depth):
+        if spec.window_of(index):
+            continue
         attention = encoder.blocks[index].attn
         attention.rel_pos_h = nn.Parameter(torch.zeros(2 * height - 1, spec.head_dim))
         attention.rel_pos_w = nn.Parameter(torch.zeros(2 * width - 1, spec.head_dim))
@@ -55,8 +58,14 @@ def resize_encoder_state(state: Mapping[str, Tensor], spec: EncoderSpec) -> dict
 
     Returns:
         The same keys with tables for `spec.grid`.
+
+    Raises:
+        CheckpointError: a weight is missing, unknown, or of another encoder than `spec`.
     """
     height, width = spec.grid
+    shapes = encoder_shapes(spec)
+    tables = {"pos_embed", *(name for name in shapes if "rel_pos" in name)}
+    check_state(state, shapes, resizable=tables)
     resized = dict(state)
     position = state["pos_embed"]
     if tuple(position.shape[1:3]) != spec.grid:
@@ -64,10 +73,13 @@ def resize_encoder_state(state: Mapping[str, Tensor], spec: EncoderSpec) -> dict
             position.permute(0, 3, 1, 2).float(), spec.grid, mode="bicubic", align_corners=False
         )
         resized["pos_embed"] = grown.permute(0, 2, 3, 1).to(position.dtype)
-    for index in spec.global_attn_indexes:
+    for index in range(spec.depth):
+        if spec.window_of(index):
+            continue
         for name, size in (("rel_pos_h", height), ("rel_pos_w", width)):
             key = f"blocks.{index}.attn.{name}"
             resized[key] = _resize_table(state[key], 2 * size - 1)
+    check_state(resized, shapes)
     return resized
 
 
@@ -78,18 +90,25 @@ def _resize_table(table: Tensor, length: int) -> Tensor:
     return grown[0].t().to(table.dtype)
 
 
+def encoder_shapes(spec: EncoderSpec) -> dict[str, torch.Size]:
+    """Return the names and shapes of an encoder's weights."""
+    return state_shapes(lambda: build_encoder(spec))
+
+
 def seeded_encoder_state(spec: EncoderSpec, seed: int) -> dict[str, Tensor]:
     """Return random weights that depend on nothing but `spec` and `seed`.
 
-    The package initialises positional tables with zeros, which would leave half of the attention
-    untested; here they are drawn too.
+    None is left at the package's initial value: tables of zeros, norms of one and biases of zero
+    would leave half of the attention, and every error in folding a norm or a bias, untested.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = build_encoder(spec)
-        for name, parameter in encoder.named_parameters():
-            if "rel_pos" in name:
-                nn.init.normal_(parameter, std=0.1)
-            elif name == "pos_embed":
-                nn.init.normal_(parameter, std=0.02)
-    return {name: tensor.detach() for name, tensor in encoder.state_dict().items()}
+
+    def rule(name: str, shape: torch.Size) -> tuple[float, float]:
+        if "rel_pos" in name:
+            return 0.0, 0.1
+        if name == "pos_embed" or name.endswith("bias"):
+            return 0.0, 0.02
+        if len(shape) == 1:
+            return 1.0, 0.1
+        return 0.0, float(shape[1:].numel()) ** -0.5
+
+    return seeded_state(encoder_shapes(spec), rule, seed=seed)

@@ -14,18 +14,22 @@ def normalise(slices: Tensor, spec: PreprocessSpec) -> Tensor:
     """Scale the intensities of every slice by itself.
 
     Args:
-        slices: raw (B, 1, H, W), float32 or float64.
+        slices: raw (B, 1, H, W), any real dtype; what is not float64 is computed in float32.
         spec: the recipe; `slice-minmax` as the reference's dataset/ACDC.py, without its division
             by zero: a flat slice gives zeros.
 
     Returns:
-        (B, 1, H, W) in the dtype of `slices`.
+        (B, 1, H, W), float32 or float64.
     """
+    slices = slices if slices.dtype == torch.float64 else slices.float()
     if spec.intensity == "slice-minmax":
         low = slices.amin(dim=(2, 3), keepdim=True)
         return _divide(slices - low, slices.amax(dim=(2, 3), keepdim=True) - low)
     if spec.intensity == "slice-zscore":
-        centred = slices - slices.mean(dim=(2, 3), keepdim=True)
+        # From the minimum up, so that a flat slice is exactly zero. The mean of equal numbers may
+        # differ from them by a rounding, and dividing that by itself would give ones.
+        raised = slices - slices.amin(dim=(2, 3), keepdim=True)
+        centred = raised - raised.mean(dim=(2, 3), keepdim=True)
         return _divide(centred, centred.square().mean(dim=(2, 3), keepdim=True).sqrt())
     if spec.intensity == "window":
         if spec.window_level is None or spec.window_width is None:
@@ -68,9 +72,7 @@ def valid_size(height: int, width: int, image_size: tuple[int, int]) -> tuple[in
     )
 
 
-def to_encoder_input(
-    slices: Tensor, spec: PreprocessSpec, image_size: tuple[int, int]
-) -> Tensor:
+def to_encoder_input(slices: Tensor, spec: PreprocessSpec, image_size: tuple[int, int]) -> Tensor:
     """Turn raw slices into the three-channel image that SAM's encoder takes.
 
     Args:

@@ -22,9 +22,9 @@ def close(actual: Tensor, expected: Tensor) -> bool:
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
-        parameter.data = torch.randn(
-            parameter.shape, generator=generator, dtype=torch.float64
-        ) * (0.5 if parameter.ndim > 1 else 0.2)
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * (
+            0.5 if parameter.ndim > 1 else 0.2
+        )
     return module.double().eval().requires_grad_(False)
 
 

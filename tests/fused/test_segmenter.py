@@ -73,7 +73,9 @@ def test_equals_segmenter(
 RECIPES = [
     PreprocessSpec(intensity="slice-zscore"),
     PreprocessSpec(intensity="window", window_level=100.0, window_width=900.0),
-    PreprocessSpec(intensity="none", pixel_mean=(120.0, 110.0, 100.0), pixel_std=(60.0, 50.0, 55.0)),
+    PreprocessSpec(
+        intensity="none", pixel_mean=(120.0, 110.0, 100.0), pixel_std=(60.0, 50.0, 55.0)
+    ),
     PreprocessSpec(resize="longest-side"),
     PreprocessSpec(
         resize="longest-side", pixel_mean=(0.48, 0.45, 0.40), pixel_std=(0.22, 0.23, 0.25)
@@ -81,7 +83,9 @@ RECIPES = [
 ]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe.intensity}-{recipe.resize}")
+@pytest.mark.parametrize(
+    "recipe", RECIPES, ids=lambda recipe: f"{recipe.intensity}-{recipe.resize}"
+)
 @pytest.mark.parametrize("size", [(30, 71), (90, 33), (48, 48)])
 @pytest.mark.parametrize("image_size", [(48, 48), (40, 64)])
 def test_every_recipe_survives_fusing(
@@ -128,9 +132,13 @@ def test_grey_fold(resize: str) -> None:
         {"resize": resize, "pixel_mean": (0.4, 0.5, 0.6), "pixel_std": (0.2, 0.3, 0.25)}
     )
     grey = torch.rand(2, 1, 8, 8, dtype=torch.float64)
-    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (
-        recipe.pixel_mean, recipe.pixel_std,
-    ))
+    mean, std = (
+        torch.tensor(v, dtype=torch.float64)[:, None, None]
+        for v in (
+            recipe.pixel_mean,
+            recipe.pixel_std,
+        )
+    )
     expected = nn.functional.conv2d((grey.expand(-1, 3, -1, -1) - mean) / std, weight, bias, 4)
     folded, folded_bias = fold_grey(weight, bias, recipe)
     if resize == "longest-side":

@@ -69,15 +69,18 @@ class _Layer(nn.Module):
     def attend_self(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """Self-attention and its norm; the first layer has neither residual nor position."""
         if self.first:
-            out: Tensor = self.norm1(self.self_attention(queries, queries))
-            return out
-        mixed = self.self_attention(queries + tokens.to(queries.dtype), queries)
-        out = self.norm1(self.residuals[0](queries, mixed))
-        return out
+            updated = self.self_attention(queries, queries)
+        else:
+            mixed = self.self_attention(queries + tokens.to(queries.dtype), queries)
+            updated = self.residuals[0](queries, mixed)
+        normed: Tensor = self.norm1(updated)
+        return normed
 
     def forward(self, queries: Tensor, image: Tensor, constants: _Constants) -> _Streams:
-        """Return the new queries (B, K, 3, E) and image (B, K, N, E), from normalised queries."""
+        """Return the new queries (B, K, 3, E) and image (B, K, N, E)."""
         tokens, position = constants
+        if not self.first:
+            queries = self.attend_self(queries, tokens)
         positioned = self.place_image(image, position)
         mixed = self.to_image(queries + tokens.to(queries.dtype), positioned, image)
         queries = self.norm2(self.residuals[1](queries, mixed))
@@ -120,10 +123,11 @@ class FusedAutosamHead(nn.Module):
         super().__init__()
         self.grid = grid
         prefix = "mask_decoder.transformer."
-        self.layers = nn.ModuleList(
+        layers = [
             _Layer(state, f"{prefix}layers.{i}.", num_heads=spec.num_heads, first=i == 0)
             for i in range(spec.transformer_depth)
-        )
+        ]
+        self.layers = nn.ModuleList(layers)
         self.final = TokensToImage(
             state, f"{prefix}final_attn_token_to_image.", num_heads=spec.num_heads
         )
@@ -144,9 +148,9 @@ class FusedAutosamHead(nn.Module):
         self.logits = MaskProduct()
         tokens = constant_tokens(state, spec)[None]
         with torch.no_grad():
-            first = self.layers[0].attend_self(tokens, tokens)
+            first = layers[0].attend_self(tokens, tokens)
         # The constant replaces the modules that made it.
-        del self.layers[0].self_attention, self.layers[0].norm1
+        del layers[0].self_attention, layers[0].norm1
         self.tokens = nn.Parameter(tokens.clone(), False)  # (1, K, 3, E)
         self.first_queries = nn.Parameter(first.clone(), False)  # (1, K, 3, E)
         self.position = nn.Parameter(
@@ -158,9 +162,7 @@ class FusedAutosamHead(nn.Module):
         image = channels_to_tokens(embedding).unsqueeze(1)
         constants = self.tokens, self.position
         queries = self.first_queries
-        for index, layer in enumerate(self.layers):
-            if index:
-                queries = layer.attend_self(queries, self.tokens)
+        for layer in self.layers:
             queries, image = layer(queries, image, constants)
         # Mask token 0 alone makes the logits.
         tokens, query = self.tokens[:, :, 1:2], queries[:, :, 1:2]

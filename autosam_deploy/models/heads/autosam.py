@@ -21,28 +21,27 @@ class PositionEncoding(nn.Module):
 
     The matrix is drawn once, when a head is made, and belongs to its weights: the reference never
     loads it from SAM, so another draw is another model. Unlike SAM's class the result follows the
-    dtype of the matrix.
+    dtype of the matrix, and unlike AutoSamSeg's use of it (64x64 always) the grid of the embedding.
     """
+
+    positional_encoding_gaussian_matrix: Tensor
 
     def __init__(self, num_features: int) -> None:
         """Draw a matrix (2, num_features)."""
         super().__init__()
-        self.register_buffer(
-            "positional_encoding_gaussian_matrix", torch.randn(2, num_features)
-        )
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, num_features))
 
     def forward(self, grid: tuple[int, int]) -> Tensor:
         """Encode the centres of a grid (h, w) as (2 * num_features, h, w)."""
         matrix = self.positional_encoding_gaussian_matrix
+        # The angles span several turns: half precision would lose them before the sine is taken.
+        wide = torch.promote_types(matrix.dtype, torch.float32)
         rows, columns = (
-            # SAM sums ones in float32; dividing exact integers gives the same numbers.
-            (torch.arange(size, dtype=torch.float32, device=matrix.device) + 0.5).to(matrix.dtype)
-            / size
-            for size in grid
+            (torch.arange(size, dtype=wide, device=matrix.device) + 0.5) / size for size in grid
         )
         y, x = torch.meshgrid(rows, columns, indexing="ij")
-        angles = 2 * math.pi * ((2 * torch.stack([x, y], dim=-1) - 1) @ matrix)
-        return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)
+        angles = 2 * math.pi * ((2 * torch.stack([x, y], dim=-1) - 1) @ matrix.to(wide))
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1).to(matrix.dtype)
 
 
 class AutosamDecoder(nn.Module):
@@ -93,5 +92,5 @@ class AutosamDecoder(nn.Module):
         upscaled = self.output_upscaling(pixels)
         # Token 0 is the IoU token; mask token 0 stands behind it.
         hyper = self.output_hypernetworks_mlps[0](queries[:, 1])
-        logits = torch.einsum("nc,nchw->nhw", hyper, upscaled)
+        logits: Tensor = torch.einsum("nc,nchw->nhw", hyper, upscaled)
         return logits.reshape(batch, classes, 4 * height, 4 * width)

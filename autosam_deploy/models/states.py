@@ -1,0 +1,78 @@
+"""State dicts: what a module expects, whether one fits, and seeded ones."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Set
+
+import torch
+from torch import Tensor, nn
+
+from autosam_deploy.errors import CheckpointError
+
+Shapes = Mapping[str, torch.Size]
+
+#: (name, shape) -> (mean, standard deviation) of a weight.
+Rule = Callable[[str, torch.Size], tuple[float, float]]
+
+
+def state_shapes(build: Callable[[], nn.Module]) -> dict[str, torch.Size]:
+    """Return the names and shapes of a module's state without giving it memory."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in build().state_dict().items()}
+
+
+def check_state(
+    state: Mapping[str, Tensor],
+    shapes: Shapes,
+    *,
+    resizable: Set[str] = frozenset(),
+) -> None:
+    """Refuse weights that do not fit, naming the first that does not.
+
+    Args:
+        state: the weights.
+        shapes: names and shapes that are expected (`state_shapes`).
+        resizable: names whose shape is not looked at.
+
+    Raises:
+        CheckpointError: a weight is missing, unknown or misshapen.
+    """
+    for what, names in (
+        ("missing", sorted(shapes.keys() - state.keys())),
+        ("unexpected", sorted(state.keys() - shapes.keys())),
+    ):
+        if names:
+            raise CheckpointError(f"the weights do not fit the model: {what} {listing(names)}")
+    for name, shape in shapes.items():
+        if state[name].shape != shape and name not in resizable:
+            raise CheckpointError(
+                f"weight '{name}' does not fit the model",
+                got=f"shape {tuple(state[name].shape)}",
+                expected=str(tuple(shape)),
+            )
+
+
+def listing(names: list[str] | tuple[str, ...], *, limit: int = 3) -> str:
+    """Return the first names in quotes and how many more there are."""
+    shown = ", ".join(f"'{name}'" for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def seeded_state(shapes: Shapes, rule: Rule, *, seed: int) -> dict[str, Tensor]:
+    """Draw normal float32 weights.
+
+    Every tensor has a generator of its own, seeded by its name: a layer more in a model leaves the
+    values of all others as they were.
+
+    Args:
+        shapes: names and shapes.
+        rule: the distribution of each.
+        seed: a non-negative integer below 2**31.
+    """
+    state = {}
+    for name, shape in shapes.items():
+        generator = torch.Generator().manual_seed(seed << 32 | zlib.crc32(name.encode()))
+        mean, std = rule(name, shape)
+        state[name] = torch.randn(shape, generator=generator) * std + mean
+    return state
