@@ -1,0 +1,152 @@
+"""The manifest: everything that a host must know about a bundle, strict and versioned."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from autosam_deploy.spec import ModelSpec, Strict, TensorSpec
+
+SCHEMA_VERSION = 1
+Precision = Literal["fp32", "fp16", "bf16"]
+Kind = Literal["onnx", "weights", "engine"]
+
+
+def check_member_path(path: str) -> str:
+    """Return `path` if it names a member of the bundle in POSIX form.
+
+    Raises:
+        ValueError: absolute, with a drive, backslashes, `.` or `..`, or empty parts.
+    """
+    if not path or "\\" in path or ":" in path or any(ord(char) < 32 for char in path):
+        raise ValueError(f"{path!r} is not a plain relative path")
+    if path.startswith("/") or str(PurePosixPath(path)) != path or ".." in path.split("/"):
+        raise ValueError(f"{path!r} must stay inside the bundle: no '..', no absolute path")
+    return path
+
+
+class FileRef(Strict):
+    """A member of the bundle, bound by its content."""
+
+    path: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        return check_member_path(path)
+
+
+class Island(Strict):
+    """A node of the graph that stays in float32, why, and its largest magnitude if measured."""
+
+    node: str
+    reason: str
+    largest: float | None = None
+
+
+class Typing(Strict):
+    """How a low-precision graph was typed.
+
+    `share` is the share of nodes in low precision (0..1); a node whose magnitude passed
+    `range_limit` on the calibration slices became an island.
+    """
+
+    range_limit: float
+    share: float = Field(ge=0, le=1)
+    islands: Annotated[tuple[Island, ...], Field(strict=False)]
+
+
+class EngineInfo(Strict):
+    """What an engine was built with and for; it runs nowhere else."""
+
+    family: Literal["tensorrt", "tensorrt_rtx"]
+    version: str
+    compute_capabilities: Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
+    graph_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    profile: dict[str, Annotated[tuple[int, int, int], Field(strict=False)]]
+
+
+class Artefact(Strict):
+    """One executable form of the model.
+
+    `lowering` and `opset` belong to graphs, `engine` to engines, `typing` to low precision.
+    """
+
+    kind: Kind
+    precision: Precision
+    file: FileRef
+    external_data: FileRef | None = None
+    lowering: str | None = None
+    opset: int | None = None
+    typing: Typing | None = None
+    engine: EngineInfo | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        graph = self.lowering is not None and self.opset is not None
+        if (self.kind == "onnx") != graph:
+            raise ValueError("lowering and opset are given for graphs, and only for them")
+        if (self.kind == "engine") != (self.engine is not None):
+            raise ValueError("engine is given for engines, and only for them")
+        return self
+
+
+class GoldenCase(Strict):
+    """Raw slices (B, 1, H, W) float32 and what the segmenter makes of them, as .npy files."""
+
+    name: str
+    slices: FileRef
+    labels: FileRef
+    logits: FileRef
+
+
+class Provenance(Strict):
+    """Where a bundle comes from. `sources`: file name -> sha256 of the weights files."""
+
+    created: str
+    command: str
+    versions: dict[str, str]
+    sources: dict[str, str]
+    encoder_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Manifest(Strict):
+    """The content of `manifest.json`."""
+
+    schema_version: Literal[1]
+    name: str = Field(min_length=1)
+    trained: bool
+    intended_use: str
+    model: ModelSpec
+    inputs: Annotated[tuple[TensorSpec, ...], Field(strict=False)]
+    outputs: Annotated[tuple[TensorSpec, ...], Field(strict=False)]
+    artefacts: Annotated[tuple[Artefact, ...], Field(strict=False, min_length=1)]
+    golden: Annotated[tuple[GoldenCase, ...], Field(strict=False, min_length=1)]
+    parity: FileRef
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.inputs != (self.model.input_tensor,):
+            raise ValueError("inputs contradict the model")
+        if self.outputs != self.model.output_tensors:
+            raise ValueError("outputs contradict the model")
+        paths = [ref.path for ref in self.files()]
+        if len(set(paths)) != len(paths):
+            raise ValueError("two entries name the same file")
+        return self
+
+    def files(self) -> list[FileRef]:
+        """Return every member file that the manifest names."""
+        found = [self.parity]
+        for artefact in self.artefacts:
+            found.append(artefact.file)
+            if artefact.external_data is not None:
+                found.append(artefact.external_data)
+        for case in self.golden:
+            found += [case.slices, case.labels, case.logits]
+        return found

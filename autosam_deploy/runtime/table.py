@@ -1,0 +1,32 @@
+"""The table of backends: one row each. Adding a backend is one file and one row."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from autosam_deploy.errors import BackendUnavailableError
+from autosam_deploy.runtime.backend import Backend
+
+#: Name -> (module, class); modules are imported when the backend is asked for.
+BACKENDS: dict[str, tuple[str, str]] = {
+    "onnxruntime": ("autosam_deploy.runtime.ort", "OrtBackend"),
+    "torch": ("autosam_deploy.runtime.pyt", "TorchBackend"),
+}
+
+#: What `auto` means; the others are for those who ask.
+DEFAULT = "onnxruntime"
+
+
+def backend_class(name: str) -> type[Backend]:
+    """Return a backend's class.
+
+    Raises:
+        BackendUnavailableError: there is no backend of that name.
+    """
+    if name not in BACKENDS:
+        raise BackendUnavailableError(
+            "unknown backend", got=repr(name), expected=" | ".join(("auto", *BACKENDS))
+        )
+    module, attribute = BACKENDS[name]
+    found: type[Backend] = getattr(import_module(module), attribute)
+    return found

@@ -1,0 +1,50 @@
+"""A volume: voxels with their place in the patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: SimpleITK's own tolerances for "the same physical space": positions as a fraction of the
+#: spacing, direction cosines absolute (itk::ImageToImageFilterCommon).
+SPACE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where voxels lie, in SimpleITK's convention: LPS, image axes in the order x, y, z.
+
+    spacing: mm between voxel centres along each image axis. origin: mm, centre of voxel (0, 0, 0).
+    direction: 3x3 cosines, row-major; column n is the direction of image axis n.
+    """
+
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3-D scalar image: `array` (z, y, x), of any real dtype, and its geometry."""
+
+    array: NDArray[Any]
+    geometry: Geometry
+    name: str
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(np.prod(self.geometry.spacing)) / 1000
+
+
+def same_space(first: Geometry, second: Geometry) -> bool:
+    """Tell whether two geometries are one by SimpleITK's rule (see `SPACE_TOLERANCE`)."""
+    tolerance = SPACE_TOLERANCE * abs(first.spacing[0])
+    near = all(
+        np.allclose(a, b, rtol=0, atol=tolerance)
+        for a, b in ((first.spacing, second.spacing), (first.origin, second.origin))
+    )
+    return near and np.allclose(first.direction, second.direction, rtol=0, atol=SPACE_TOLERANCE)
