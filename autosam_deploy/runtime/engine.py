@@ -102,7 +102,7 @@ class Engine:
             return found
         # A bundle with logits alone: the same rule as in the graph, first of equals.
         logits = self.backend.run(batch, ("logits",))["logits"]
-        return logits.argmax(axis=1).astype(np.uint8)
+        return np.asarray(logits.argmax(axis=1), dtype=np.uint8)
 
     def logits(self, slices: NDArray[Any]) -> NDArray[np.float32]:
         """Return logits (B, K, H, W) float32 of raw slices (see `labels`).

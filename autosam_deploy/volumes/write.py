@@ -1,0 +1,76 @@
+"""Writing volumes: the geometry to the last digit that the format holds, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autosam_deploy.errors import OutputError
+from autosam_deploy.files import atomic_file
+from autosam_deploy.volumes.itk import simpleitk
+from autosam_deploy.volumes.volume import Geometry, Volume
+
+#: One file, scalar, with geometry. (.mhd would be two files, which cannot be replaced as one.)
+WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+def check_writable_suffix(path: Path) -> None:
+    """Refuse file names whose format is not written.
+
+    Raises:
+        OutputError: naming the formats.
+    """
+    if not path.name.lower().endswith(WRITABLE):
+        raise OutputError(
+            f"'{path.name}' has no known format", expected=" ".join(WRITABLE), got=path.suffix
+        )
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """Write a volume, compressed where the format can.
+
+    Raises:
+        OutputError: unknown format, not writable, disk full.
+    """
+    check_writable_suffix(path)
+    sitk = simpleitk()
+    image = sitk.GetImageFromArray(volume.array)
+    image.SetSpacing(volume.geometry.spacing)
+    image.SetOrigin(volume.geometry.origin)
+    image.SetDirection(volume.geometry.direction)
+    with atomic_file(path) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=not path.name.endswith(".nii"))
+        except RuntimeError as error:
+            raise OutputError(
+                f"cannot write '{path}'",
+                got=str(error).strip().splitlines()[-1],
+                todo="free space or choose another output path; nothing was changed",
+            ) from error
+        _check_complete(temporary, path, volume)
+
+
+def _check_complete(temporary: Path, path: Path, volume: Volume) -> None:
+    """Read the file back: on a full disk ITK's writers may lose bytes without an error."""
+    sitk = simpleitk()
+    try:
+        written = sitk.GetArrayFromImage(sitk.ReadImage(str(temporary)))
+    except RuntimeError as error:
+        raise OutputError(
+            f"cannot write '{path}'",
+            got="an incomplete file",
+            todo="free space on the disk; nothing was changed",
+        ) from error
+    if not np.array_equal(written, volume.array):
+        raise OutputError(
+            f"cannot write '{path}'",
+            got="other voxels when read back",
+            todo="check the disk; nothing was changed",
+        )
+
+
+def write_labels(path: Path, labels: NDArray[np.uint8], geometry: Geometry) -> None:
+    """Write labels uint8 (z, y, x) in the geometry of their volume (see `write_volume`)."""
+    write_volume(path, Volume(labels, geometry, path.name))
