@@ -46,30 +46,26 @@ def _divide(x: Tensor, by: Tensor) -> Tensor:
 def valid_size(height: int, width: int, image_size: tuple[int, int]) -> tuple[int, int]:
     """Return the size of the picture inside a padded encoder input (`longest-side`).
 
-    The slice is scaled by min(Hs / H, Ws / W); sides are rounded half up in integers, so that the
-    sizes can be symbols when a graph is traced: round(s L / M) = (2 s L + M) // (2 M).
+    The slice is scaled by min(Hs / H, Ws / W) and its sides are rounded half up, as SAM's
+    `ResizeLongestSide`. In integers, round(H Ws / W) = (2 H Ws + W) // (2 W), and without
+    branches, since sizes are symbols when a graph is traced: scaled by the larger of the two
+    factors a side passes the input's and the minimum cuts it there. No side falls below one pixel.
 
     Args:
         height: of the slice in pixels.
         width: of the slice in pixels.
         image_size: encoder input (Hs, Ws).
     """
-    full_height, full_width = image_size
-    if full_height == full_width:
-        # Square input, as SAM: the longer side decides. Written with max() alone because a graph
-        # with symbolic sizes has no branches.
-        longest = torch.sym_max(height, width)
-        return (
-            (2 * height * full_height + longest) // (2 * longest),
-            (2 * width * full_width + longest) // (2 * longest),
-        )
-    # s = min(Hs / H, Ws / W) = Hs Ws / max(H Ws, W Hs)
-    bound = torch.sym_max(height * full_width, width * full_height)
-    area = full_height * full_width
+    rows, columns = image_size
     return (
-        (2 * height * area + bound) // (2 * bound),
-        (2 * width * area + bound) // (2 * bound),
+        _clamp((2 * height * columns + width) // (2 * width), rows),
+        _clamp((2 * width * rows + height) // (2 * height), columns),
     )
+
+
+def _clamp(side: int, largest: int) -> int:
+    clamped: int = torch.sym_max(1, torch.sym_min(largest, side))  # type: ignore[assignment]
+    return clamped
 
 
 def to_encoder_input(slices: Tensor, spec: PreprocessSpec, image_size: tuple[int, int]) -> Tensor:

@@ -35,7 +35,8 @@ class Segmenter(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return self.image_encoder.get_parameter("pos_embed").dtype
+        weight: Tensor = self.image_encoder.pos_embed
+        return weight.dtype
 
     @property
     def _wide(self) -> torch.dtype:

@@ -44,8 +44,24 @@ def check_state(
     ):
         if names:
             raise CheckpointError(f"the weights do not fit the model: {what} {listing(names)}")
+    check_shapes(state, shapes, resizable=resizable)
+
+
+def check_shapes(
+    state: Mapping[str, Tensor], shapes: Shapes, *, resizable: Set[str] = frozenset()
+) -> None:
+    """Refuse weights whose shape is not the expected one; names may be missing or unknown.
+
+    Args:
+        state: the weights.
+        shapes: names and shapes that are expected.
+        resizable: names whose shape is not looked at.
+
+    Raises:
+        CheckpointError: naming the first.
+    """
     for name, shape in shapes.items():
-        if state[name].shape != shape and name not in resizable:
+        if name in state and name not in resizable and state[name].shape != shape:
             raise CheckpointError(
                 f"weight '{name}' does not fit the model",
                 got=f"shape {tuple(state[name].shape)}",

@@ -15,7 +15,7 @@ from autosam_deploy.volumes.write import write_volume
 PHANTOM_CLASSES = ("background", "right_ventricle", "myocardium", "left_ventricle")
 
 #: Mean intensities of air, body, blood and muscle, in the arbitrary units of an MRI scanner.
-_AIR, _BODY, _BLOOD, _MUSCLE = 20.0, 260.0, 720.0, 330.0
+_AIR, _BODY, _BLOOD, _MUSCLE = 20.0, 300.0, 720.0, 140.0
 
 
 def make_phantom(

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 #: spacing, direction cosines absolute (itk::ImageToImageFilterCommon).
 SPACE_TOLERANCE = 1e-6
 
+#: By how many mm formats with float32 geometry may move a voxel of a body-sized volume.
+FLOAT32_MM = 1e-3
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -48,3 +51,15 @@ def same_space(first: Geometry, second: Geometry) -> bool:
         for a, b in ((first.spacing, second.spacing), (first.origin, second.origin))
     )
     return near and np.allclose(first.direction, second.direction, rtol=0, atol=SPACE_TOLERANCE)
+
+
+def near_space(first: Geometry, second: Geometry) -> bool:
+    """Tell whether two geometries agree within the rounding of float32 (`FLOAT32_MM`)."""
+    return all(
+        np.allclose(a, b, rtol=0, atol=tolerance)
+        for a, b, tolerance in (
+            (first.origin, second.origin, FLOAT32_MM),
+            (first.spacing, second.spacing, FLOAT32_MM / 100),
+            (first.direction, second.direction, FLOAT32_MM / 100),
+        )
+    )

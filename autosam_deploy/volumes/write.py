@@ -1,4 +1,9 @@
-"""Writing volumes: the geometry to the last digit that the format holds, whole or not at all."""
+"""Writing volumes: the geometry to the last digit that the format holds, whole or not at all.
+
+NRRD and MetaImage hold SimpleITK's doubles exactly. NIfTI holds float32: a geometry that came from
+a NIfTI file survives exactly, one from DICOM is rounded by some micrometres, which SimpleITK's
+comparison of physical spaces already tells apart.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,8 @@ from numpy.typing import NDArray
 from autosam_deploy.errors import OutputError
 from autosam_deploy.files import atomic_file
 from autosam_deploy.volumes.itk import simpleitk
-from autosam_deploy.volumes.volume import Geometry, Volume
+from autosam_deploy.volumes.read import geometry_of
+from autosam_deploy.volumes.volume import FLOAT32_MM, Geometry, Volume, near_space
 
 #: One file, scalar, with geometry. (.mhd would be two files, which cannot be replaced as one.)
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -56,18 +62,24 @@ def _check_complete(temporary: Path, path: Path, volume: Volume) -> None:
     """Read the file back: on a full disk ITK's writers may lose bytes without an error."""
     sitk = simpleitk()
     try:
-        written = sitk.GetArrayFromImage(sitk.ReadImage(str(temporary)))
+        image = sitk.ReadImage(str(temporary))
     except RuntimeError as error:
         raise OutputError(
             f"cannot write '{path}'",
             got="an incomplete file",
             todo="free space on the disk; nothing was changed",
         ) from error
-    if not np.array_equal(written, volume.array):
+    if not np.array_equal(sitk.GetArrayFromImage(image), volume.array):
         raise OutputError(
             f"cannot write '{path}'",
             got="other voxels when read back",
             todo="check the disk; nothing was changed",
+        )
+    if not near_space(geometry_of(image), volume.geometry):
+        raise OutputError(
+            f"'{path.name}' cannot hold the geometry of '{volume.name}'",
+            expected=f"voxels within {FLOAT32_MM} mm of their place",
+            todo="write .nrrd or .mha, which hold it exactly",
         )
 
 
