@@ -7,9 +7,9 @@ most, plus a rounding floor. So gates are derived, not chosen:
     floor = 8 ulp (in float32) of the largest logit: sums of another order, Resize coordinates
 
 Labels follow the argmax of the truth. A pixel whose two largest truth logits lie within twice the
-reference's root-mean-square error is a near-tie, which rounding alone may decide either way (the
-reference's linear head ends in a ReLU, so exact ties at zero are normal). Near-ties are counted and
-left out of the label gates: agreement and Dice of every class at least 0.999.
+reference's largest error is a near-tie: rounding in plain PyTorch alone may decide it either way
+(the reference's linear head ends in a ReLU, so exact ties at zero are normal). Near-ties are
+counted, and left out of the label gates: agreement and Dice of every class at least 0.999.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _labels(
     classes = truth[0].shape[1]
     labels = np.concatenate([o["labels"].ravel() for o in outputs])[None, None]
     logits = np.concatenate([np.moveaxis(t, 1, 0).reshape(classes, -1) for t in truth], axis=1)
-    agreement = label_agreement(labels, logits[None, :, None], tie_margin=2 * reference.rms_error)
+    agreement = label_agreement(labels, logits[None, :, None], tie_margin=2 * reference.max_error)
     scores = tuple(None if np.isnan(score) else score for score in agreement.dice)
     update = {"agreement": agreement.share, "ties": agreement.ties, "dice": scores}
     problems = []

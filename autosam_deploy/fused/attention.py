@@ -16,7 +16,7 @@ augmented   Q = [q', bh, bw] and K = [k, onehot(h), onehot(w)]: Q K^T is q' k^T 
 
 `explicit` and `masked` hold a tensor of queries x keys per head. It is cut into blocks of query
 rows (softmax rows are independent, so this is exact): 4096 x 4096 scores for 12 heads are 805 MB
-in float32, a block stays near 50 MB.
+in float32, a block stays near 100 MB.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from autosam_deploy.fused.nodes import Node
 
 #: Scores a block may hold, over all heads of one slice. Measured on one global layer of vit_b
 #: (2 cores, ONNX Runtime): 8 to 32 blocks run as fast as one, with an eighth of the memory.
-BLOCK_ELEMENTS = 1 << 24
+BLOCK_ELEMENTS = 1 << 25
 
 
 def relative_table(rel_pos: Tensor, size: int, scale: float) -> Tensor:

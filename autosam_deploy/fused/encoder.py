@@ -112,7 +112,8 @@ class Block(nn.Module):
         )
         y = merge_heads(self.attention(q, k, v), grid=self.grid, window=self.window)
         x = self.residual1(x, self.projection(y))
-        return self.residual2(x, self.contract(self.expand(self.norm2(x))))
+        out: Tensor = self.residual2(x, self.contract(self.expand(self.norm2(x))))
+        return out
 
 
 class Neck(nn.Module):

@@ -17,7 +17,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from autosam_deploy.fused.precision import DTYPES, PrecisionPlan, nodes_of
+
 if TYPE_CHECKING:
+    from autosam_deploy.fused.segmenter import FusedSegmenter
     from autosam_deploy.models.segmenter import Segmenter
 
 
@@ -77,3 +80,37 @@ def run_rounded(segmenter: Segmenter, slices: Tensor, dtype: torch.dtype) -> Ten
         with RoundStores(dtype):
             decoded = low.decode(low.image_encoder(image))
         return low.to_slice_size(decoded, size)
+
+
+def run_typed(fused: FusedSegmenter, plan: PrecisionPlan, slices: Tensor) -> Tensor:
+    """Return the logits of a fused segmenter typed by `plan`, with rounding in place of half units.
+
+    Nodes in low precision round their weights, inputs and results; islands compute in float32.
+
+    Args:
+        fused: the fused segmenter in float32; it is not changed.
+        plan: which nodes are islands.
+        slices: raw slices (B, 1, H, W) float32.
+
+    Returns:
+        Logits (B, K, H, W) float32.
+    """
+    typed = copy.deepcopy(fused)
+    islands = {island.node for island in plan.islands}
+    dtype = DTYPES[plan.precision]
+    for name, node in nodes_of(typed).items():
+        if name not in islands:
+            for parameter in node.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype).to(torch.float32)
+            node.forward = _rounding(node.forward, dtype)
+    with torch.no_grad():
+        return typed.logits(slices)
+
+
+def _rounding(forward: Callable[..., Tensor], dtype: torch.dtype) -> Callable[..., Tensor]:
+    def run(*inputs: Tensor) -> Tensor:
+        rounded = [tensor.to(dtype).to(torch.float32) for tensor in inputs]
+        with RoundStores(dtype):
+            return forward(*rounded)
+
+    return run

@@ -84,11 +84,12 @@ def seeded_state(shapes: Shapes, rule: Rule, *, seed: int) -> dict[str, Tensor]:
     Args:
         shapes: names and shapes.
         rule: the distribution of each.
-        seed: a non-negative integer below 2**31.
+        seed: any integer.
     """
     state = {}
     for name, shape in shapes.items():
-        generator = torch.Generator().manual_seed(seed << 32 | zlib.crc32(name.encode()))
+        # One number of 32 bits: torch's CPU generator ignores the higher ones of its seed.
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
         mean, std = rule(name, shape)
         state[name] = torch.randn(shape, generator=generator) * std + mean
     return state

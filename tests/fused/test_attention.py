@@ -126,7 +126,7 @@ def test_blocks_bound_the_scores_of_a_big_grid() -> None:
     blocks = query_blocks((64, 64), 12)
     assert blocks > 1
     assert 64 % blocks == 0
-    assert 12 * 4096 * 4096 / blocks <= 2**24
+    assert 12 * 4096 * 4096 / blocks <= 2**25
 
 
 def test_blocks_divide_an_awkward_grid() -> None:

@@ -48,7 +48,8 @@ class Upscaling(nn.Module):
         y = self.first(x)
         y = y.reshape(-1, *leading, 4, y.shape[-1] // 4)
         y = self.second(activate(self.norm(y), "gelu"))
-        return y.reshape(-1, *leading, 16, y.shape[-1] // 4)
+        out: Tensor = y.reshape(-1, *leading, 16, y.shape[-1] // 4)
+        return out
 
 
 def order_pixels(x: Tensor, grid: tuple[int, int]) -> Tensor:

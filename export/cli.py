@@ -1,0 +1,324 @@
+"""`autosam-export`: make, inspect and verify bundles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import click
+from rich.console import Console
+
+from autosam_deploy.bundle.manifest import Precision
+from autosam_deploy.cli.shell import AutosamGroup, common_options, echo_json
+from autosam_deploy.errors import ParityError, UsageError
+from autosam_deploy.export.finding import BUNDLE_FOLDER, find_head
+from autosam_deploy.export.show import show_facts, show_result, show_verification
+from autosam_deploy.extras import require
+from autosam_deploy.spec import (
+    ENCODERS,
+    HEAD_KINDS,
+    AutosamHead,
+    CnnHead,
+    HeadKind,
+    HeadSpec,
+    LinearHead,
+    OutputName,
+)
+
+_EXAMPLES = """
+\b
+Examples:
+  autosam-export --head autosam --fp16
+      export runs/autosam/head.safetensors to runs/autosam/model.autosam/
+  autosam-export --checkpoint model.pth --sam-checkpoint sam_vit_b_01ec64.pth -o heart.autosam
+      export a checkpoint of the reference implementation
+  autosam-export --head autosam --fp16 --samples volumes/
+      calibrate and compare on volumes of your own
+  autosam-export --untrained --encoder vit_h --head cnn --fp16 -o vit_h.autosam
+      random weights, to measure latency and memory
+  autosam-export inspect sam_vit_b_01ec64.pth
+  autosam-export verify runs/autosam/model.autosam
+"""
+_LOWERINGS = ("explicit", "masked", "augmented")
+
+
+@click.group(
+    cls=AutosamGroup,
+    invoke_without_command=True,
+    epilog=_EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option("--head", type=click.Choice(HEAD_KINDS), help="Head to export.")
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder in which training left its results.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="A head's or a whole model's weights, instead of those under --runs.",
+)
+@click.option(
+    "--sam-checkpoint",
+    type=click.Path(path_type=Path),
+    help="SAM's weights (official, MedSAM or Hugging Face).",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help=f"Bundle to write [runs/<head>/{BUNDLE_FOLDER}].",
+)
+@click.option("--fp16", is_flag=True, help="Write a half-precision graph too.")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="Graphs to write: fp32, fp16, both by comma; or auto: fp16 if it keeps its gate.",
+)
+@click.option(
+    "--lowering",
+    type=click.Choice(_LOWERINGS),
+    default="explicit",
+    show_default=True,
+    help="How attention is written in the fp32 graph.",
+)
+@click.option("--opset", type=int, help="ONNX opset of the fp32 graph [20; 23 unless explicit].")
+@click.option(
+    "--outputs", default="labels,logits", show_default=True, help="labels | labels,logits"
+)
+@click.option("--image-size", help="Encoder input N or HxW in pixels, where the file does not say.")
+@click.option(
+    "--classes", help="Class names by comma, or a file with one a line; background first."
+)
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Volumes to calibrate and compare on, instead of the phantom.",
+)
+@click.option("--untrained", is_flag=True, help="Random weights, for latency work.")
+@click.option("--encoder", type=click.Choice(sorted(ENCODERS)), help="Encoder of --untrained.")
+@click.option(
+    "--num-classes", type=int, default=4, show_default=True, help="Classes of --untrained."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of --untrained.")
+@click.option(
+    "--allow-missing-pe",
+    is_flag=True,
+    help="Put a random positional matrix where the head has none: latency work only.",
+)
+@click.option("--slim", is_flag=True, help="Leave the PyTorch weights out of the bundle.")
+@click.option("--intended-use", help="Sentence for the manifest.")
+@common_options
+@click.pass_context
+def main(ctx: click.Context, **options: Any) -> None:
+    """Fuse a trained head with SAM's frozen encoder and export them as one bundle.
+
+    Without a subcommand: export. The bundle holds ONNX graphs that take raw slices and return
+    labels, golden slices, and the record of how each graph agrees with PyTorch. A graph that does
+    not agree is not written: exit code 2.
+    """
+    if ctx.invoked_subcommand is None:
+        _export(options)
+
+
+@main.command("inspect")
+@click.argument("path", type=click.Path(path_type=Path))
+@common_options
+def inspect_command(path: Path, *, debug: bool, quiet: bool, as_json: bool) -> None:
+    """Say what a file is: a checkpoint of any known layout, a bundle or an ONNX graph."""
+    del debug
+    from autosam_deploy.export.inspect import inspect_path
+
+    facts = inspect_path(path)
+    if as_json:
+        echo_json(facts)
+    elif not quiet:
+        show_facts(Console(), facts)
+
+
+@main.command("verify")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--backend", default="auto", show_default=True, help="auto | onnxruntime | torch")
+@click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda | cuda:N")
+@click.option("--precision", type=click.Choice(("auto", "fp32", "fp16", "bf16")), default="auto")
+@common_options
+def verify_command(
+    bundle: Path,
+    *,
+    backend: str,
+    device: str,
+    precision: Any,
+    debug: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Check a bundle's hashes and run its golden slices on a backend; exit 2 if they differ."""
+    del debug
+    from autosam_deploy.export.verify import verify_bundle
+
+    verification = verify_bundle(bundle, backend=backend, device=device, precision=precision)
+    if as_json:
+        echo_json(verification.as_dict())
+    elif not quiet:
+        show_verification(Console(), verification)
+    if not verification.passed:
+        raise ParityError(
+            f"'{bundle}' does not give its golden results here",
+            got=f"backend {verification.info.backend} on {verification.info.device}",
+            todo="compare versions with those in parity.json",
+        )
+
+
+def _export(options: dict[str, Any]) -> None:
+    """Run the export that the options ask for."""
+    precisions, ladder = _precisions(options["precision"], fp16=options["fp16"])
+    require("torch", extra="export", feature="exporting a bundle")
+    require("segment_anything", extra="export", feature="exporting a bundle")
+    from autosam_deploy.export.graph import check_opset
+    from autosam_deploy.export.pipeline import Plan, export_bundle
+    from autosam_deploy.export.samples import collect_samples
+    from autosam_deploy.export.steps import Steps
+
+    if options["opset"] is not None:
+        check_opset(options["opset"], options["lowering"])
+    plan = Plan(
+        precisions=precisions,
+        ladder=ladder,
+        lowering=options["lowering"],
+        opset=options["opset"],
+        slim=options["slim"],
+        intended_use=options["intended_use"],
+    )
+    quiet = options["quiet"] or options["as_json"]
+    console = Console(stderr=True, quiet=quiet)
+    steps = Steps(console)
+    with steps.step("load weights"):
+        assembled, output = _assemble(options)
+    console.print(
+        f"{assembled.spec.head.kind} head, {len(assembled.spec.classes)} classes, on "
+        f"{assembled.spec.encoder.name} at {'x'.join(map(str, assembled.spec.encoder.image_size))}"
+        f" -> {output}"
+    )
+    samples = collect_samples(options["samples"], assembled.spec.encoder, assembled.spec.preprocess)
+    result = export_bundle(assembled, samples, output, plan=plan, steps=steps)
+    if options["as_json"]:
+        echo_json(
+            {
+                "bundle": str(result.path),
+                "parity": json.loads(result.record.model_dump_json()),
+                "notes": result.notes,
+                "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+            }
+        )
+    elif not options["quiet"]:
+        show_result(Console(), result)
+
+
+def _assemble(options: dict[str, Any]) -> tuple[Any, Path]:
+    """Return the assembled segmenter and where its bundle goes."""
+    from autosam_deploy.models.assemble import assemble
+    from autosam_deploy.models.checkpoints import read_checkpoint
+
+    if options["untrained"]:
+        return _untrained(options)
+    given: Path | None = options["checkpoint"]
+    sam: Path | None = options["sam_checkpoint"]
+    output: Path | None = options["output"]
+    if given is None:
+        found = find_head(options["runs"], options["head"])
+        given, sam, output = found.head, sam or found.sam, output or found.output
+    head = read_checkpoint(given)
+    kind = options["head"]
+    if kind is not None and head.head is not None and head.head.kind != kind:
+        raise UsageError(f"'{given}' holds another head", got=head.head.kind, expected=kind)
+    assembled = assemble(
+        head,
+        sam=None if sam is None else read_checkpoint(sam),
+        classes=_class_names(options["classes"]),
+        image_size=_image_size(options["image_size"]),
+        outputs=_outputs(options["outputs"]),
+        allow_missing_pe=options["allow_missing_pe"],
+    )
+    fallback = options["runs"] / assembled.spec.head.kind / BUNDLE_FOLDER
+    return assembled, output or fallback
+
+
+def _untrained(options: dict[str, Any]) -> tuple[Any, Path]:
+    from autosam_deploy.models.assemble import untrained
+    from autosam_deploy.models.checkpoints import read_checkpoint
+
+    if options["encoder"] is None or options["head"] is None:
+        raise UsageError(
+            "--untrained needs to know what to build",
+            expected="--encoder and --head",
+            todo="for example: --untrained --encoder vit_b --head autosam",
+        )
+    if options["checkpoint"] is not None:
+        raise UsageError("--untrained and --checkpoint contradict each other", todo="drop one")
+    encoder = ENCODERS[options["encoder"]]
+    size = _image_size(options["image_size"])
+    kind, count = cast("HeadKind", options["head"]), options["num_classes"]
+    if not 2 <= count <= 255:
+        raise UsageError("--num-classes", got=str(count), expected="2..255")
+    heads: dict[str, HeadSpec] = {
+        "autosam": AutosamHead(num_classes=count),
+        "cnn": CnnHead(num_classes=count),
+        "linear": LinearHead(num_classes=count, final_relu=False),
+    }
+    sam = options["sam_checkpoint"]
+    assembled = untrained(
+        encoder if size is None else encoder.resized(size),
+        heads[kind],
+        seed=options["seed"],
+        sam=None if sam is None else read_checkpoint(sam),
+        classes=_class_names(options["classes"]),
+        outputs=_outputs(options["outputs"]),
+    )
+    return assembled, options["output"] or Path(f"{encoder.name}-{kind}-untrained.autosam")
+
+
+def _precisions(text: str, *, fp16: bool) -> tuple[tuple[Precision, ...], bool]:
+    """Return the graphs to write and whether fp16 may be left out when it misses its gate."""
+    if text == "auto":
+        return ("fp32", "fp16"), True
+    names = [part.strip() for part in text.split(",")]
+    if unknown := [name for name in names if name not in ("fp32", "fp16")]:
+        raise UsageError(
+            "--precision", got=unknown[0], expected="fp32, fp16, both by comma, or auto"
+        )
+    # Half graphs are slow on CPUs, so every bundle has its fp32 graph.
+    return (("fp32", "fp16") if fp16 or "fp16" in names else ("fp32",)), False
+
+
+def _outputs(text: str) -> tuple[OutputName, ...]:
+    known: dict[str, tuple[OutputName, ...]] = {
+        "labels": ("labels",),
+        "labels,logits": ("labels", "logits"),
+    }
+    if text.replace(" ", "") not in known:
+        raise UsageError("--outputs", got=repr(text), expected=" or ".join(known))
+    return known[text.replace(" ", "")]
+
+
+def _image_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise UsageError("--image-size", got=repr(text), expected="N or HxW, for example 512")
+    return int(parts[0]), int(parts[-1])
+
+
+def _class_names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    path = Path(text)
+    if path.is_file():
+        return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    return tuple(name.strip() for name in text.split(","))

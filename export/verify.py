@@ -1,0 +1,72 @@
+"""Verify a bundle: hashes and golden tensors on a backend of one's choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from autosam_deploy.bundle.manifest import Precision
+from autosam_deploy.bundle.reader import Bundle
+from autosam_deploy.parity import MIN_AGREEMENT, Comparison, ParityRecord
+from autosam_deploy.runtime.backend import BackendInfo
+from autosam_deploy.runtime.engine import Engine
+from autosam_deploy.runtime.selftest import GoldenResult, run_golden
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Result of `verify_bundle`; hashes are sound when it exists at all."""
+
+    info: BackendInfo
+    gate: float
+    results: tuple[GoldenResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every golden case is within the gate of its precision."""
+        return all(self.case_passed(result) for result in self.results)
+
+    def case_passed(self, result: GoldenResult) -> bool:
+        """Logits decide where there are any; labels alone must agree to `MIN_AGREEMENT`."""
+        if result.max_logit_difference is not None:
+            return result.max_logit_difference <= self.gate
+        return result.agreement >= MIN_AGREEMENT
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return {
+            "passed": self.passed,
+            "engine": self.info.as_dict(),
+            "gate": self.gate,
+            "golden": [
+                {**vars(result), "passed": self.case_passed(result)} for result in self.results
+            ],
+        }
+
+
+def verify_bundle(
+    path: Path,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    precision: Precision | Literal["auto"] = "auto",
+) -> Verification:
+    """Check hashes, open the bundle and run its golden cases.
+
+    Raises:
+        BundleError: the bundle is not sound.
+        BackendError: the backend, device or precision is not there.
+    """
+    bundle = Bundle.open(path, verify=True)
+    text = bundle.file(bundle.manifest.parity).read_text("utf-8")
+    record = ParityRecord.model_validate_json(text)
+    with Engine.open(bundle, backend=backend, device=device, precision=precision) as engine:
+        results = tuple(run_golden(engine))
+        return Verification(engine.info, _gate(record, engine.info.precision), results)
+
+
+def _gate(record: ParityRecord, precision: Precision) -> float:
+    """Return the gate that export held the precision to; fp32's own for backends without graph."""
+    found: list[Comparison] = [c for c in record.comparisons if c.precision == precision]
+    return (found or list(record.comparisons))[0].gate
