@@ -116,7 +116,7 @@ _LOWERINGS = ("explicit", "masked", "augmented")
 @click.option("--intended-use", help="Sentence for the manifest.")
 @common_options
 @click.pass_context
-def main(ctx: click.Context, **options: Any) -> None:
+def main(ctx: click.Context, /, **options: Any) -> None:
     """Fuse a trained head with SAM's frozen encoder and export them as one bundle.
 
     Without a subcommand: export. The bundle holds ONNX graphs that take raw slices and return

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from autosam_deploy.errors import VolumeError
 from autosam_deploy.volumes.dicom import is_dicom_folder
 from autosam_deploy.volumes.read import SUFFIXES, case_name
+
+#: nnU-Net appends the channel to the names of images but not to those of labels.
+_CHANNEL = "_0000"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def find_cases(path: Path | str) -> list[Case]:
         raise VolumeError(
             f"no volumes in '{source}'", expected=f"{' '.join(SUFFIXES)} or DICOM series folders"
         )
+    if all(case.name.endswith(_CHANNEL) for case in cases):
+        cases = [replace(case, name=case.name.removesuffix(_CHANNEL)) for case in cases]
     taken: dict[str, Path] = {}
     for case in cases:
         if case.name in taken:
