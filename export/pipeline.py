@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -300,18 +299,10 @@ def _write_golden(writer: BundleWriter, truth: Truth) -> tuple[GoldenCase, ...]:
 
 def _run_graph(bundle: Bundle, truth: Truth, precision: Precision) -> list[dict[str, Array]]:
     """Run every sample through the same Engine that users have."""
-    outputs: list[dict[str, Array]] = []
     with Engine.open(
         bundle, backend="onnxruntime", device="cpu", precision=precision, verify=False
     ) as engine:
-        run: dict[str, Callable[[Array], Array]] = {
-            "labels": engine.labels,
-            "logits": engine.logits,
-        }
-        names = bundle.manifest.model.outputs
-        for batch in truth.samples.batches:
-            outputs.append({name: run[name](batch) for name in names})
-    return outputs
+        return [engine.outputs(batch) for batch in truth.samples.batches]
 
 
 def _versions() -> dict[str, str]:

@@ -20,48 +20,80 @@ from autosam_deploy.spec import (
 )
 
 
-@pytest.fixture
-def tiny_encoder() -> EncoderSpec:
-    """6x6 token grid, windows of 4 (so both axes are padded), one global block, 32 channels out."""
-    return EncoderSpec(
-        name="tiny_test",
-        embed_dim=48,
-        depth=3,
-        num_heads=3,
-        global_attn_indexes=(1,),
-        window_size=4,
-        patch_size=8,
-        out_chans=32,
-        image_size=(48, 48),
+TINY = EncoderSpec(
+    # 6x6 token grid, windows of 4 (so both axes are padded), one global block, 32 channels out.
+    name="tiny_test",
+    embed_dim=48,
+    depth=3,
+    num_heads=3,
+    global_attn_indexes=(1,),
+    window_size=4,
+    patch_size=8,
+    out_chans=32,
+    image_size=(48, 48),
+)
+
+
+def tiny_model(
+    kind: HeadKind,
+    *,
+    num_classes: int = 3,
+    image_size: tuple[int, int] | None = None,
+    **fields: Any,
+) -> ModelSpec:
+    """Return the spec of a segmenter that runs in milliseconds."""
+    encoder = TINY if image_size is None else TINY.resized(image_size)
+    chans = encoder.out_chans
+    heads = {
+        "autosam": AutosamHead(num_classes=num_classes, embed_dim=chans, num_heads=4, mlp_dim=40),
+        "cnn": CnnHead(num_classes=num_classes, embed_dim=chans, depth=2, top_channels=8),
+        "linear": LinearHead(num_classes=num_classes, embed_dim=chans, final_relu=False),
+    }
+    return ModelSpec(
+        encoder=encoder, head=heads[kind], classes=default_classes(num_classes), **fields
     )
 
 
 @pytest.fixture
-def model_spec(tiny_encoder: EncoderSpec) -> Callable[..., ModelSpec]:
-    """Factory: model_spec("cnn", num_classes=3, image_size=(48, 64), preprocess=...)."""
+def tiny_encoder() -> EncoderSpec:
+    """The encoder of all tests."""
+    return TINY
 
-    def build(
-        kind: HeadKind,
-        *,
-        num_classes: int = 3,
-        image_size: tuple[int, int] | None = None,
-        **fields: Any,
-    ) -> ModelSpec:
-        encoder = tiny_encoder if image_size is None else tiny_encoder.resized(image_size)
-        chans = encoder.out_chans
-        heads = {
-            "autosam": AutosamHead(
-                num_classes=num_classes, embed_dim=chans, num_heads=4, mlp_dim=40
-            ),
-            "cnn": CnnHead(num_classes=num_classes, embed_dim=chans, depth=2, top_channels=8),
-            "linear": LinearHead(num_classes=num_classes, embed_dim=chans, final_relu=False),
-        }
-        return ModelSpec(
-            encoder=encoder,
-            head=heads[kind],
-            classes=default_classes(num_classes),
-            **fields,
-        )
+
+@pytest.fixture
+def model_spec() -> Callable[..., ModelSpec]:
+    """Factory: model_spec("cnn", num_classes=3, image_size=(48, 64), preprocess=...)."""
+    return tiny_model
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[HeadKind], Path]:
+    """Factory: a real bundle (fp32 and fp16 graphs) of a tiny model; made once per head.
+
+    Tests that change it must copy it first.
+    """
+    from rich.console import Console
+
+    from autosam_deploy.export.pipeline import Plan, export_bundle
+    from autosam_deploy.export.samples import collect_samples
+    from autosam_deploy.export.steps import Steps
+    from autosam_deploy.models.assemble import untrained
+
+    made: dict[HeadKind, Path] = {}
+
+    def build(kind: HeadKind) -> Path:
+        if kind not in made:
+            spec = tiny_model(kind)
+            folder = tmp_path_factory.mktemp("bundles") / f"{kind}.autosam"
+            export_bundle(
+                untrained(spec.encoder, spec.head, seed=1),
+                collect_samples((), spec.encoder, spec.preprocess),
+                folder,
+                plan=Plan(precisions=("fp32", "fp16")),
+                steps=Steps(Console(quiet=True)),
+            )
+            made[kind] = folder
+        return made[kind]
 
     return build
 

@@ -112,6 +112,10 @@ class Engine:
         """
         return self.backend.run(as_slices(slices), ("logits",))["logits"]
 
+    def outputs(self, slices: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Return every output of the model by name, from one run (see `labels`)."""
+        return self.backend.run(as_slices(slices), tuple(self.manifest.model.outputs))
+
     def segment(
         self,
         volume: Volume,

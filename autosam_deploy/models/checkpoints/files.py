@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +69,11 @@ def read_file(path: Path) -> RawFile:
     """
     start = _first_bytes(path)
     metadata: dict[str, str] = {}
-    if start.startswith((_ZIP, _PICKLE)):
-        content = _load_torch(path)
-    elif len(start) > 8 and start[8:9] == b"{":
+    # safetensors first: its leading length may begin with any byte, a pickle's 0x80 among them.
+    if start[8:9] == b"{":
         content, metadata = _load_safetensors(path)
+    elif start.startswith((_ZIP, _PICKLE)):
+        content = _load_torch(path)
     else:
         raise CheckpointError(
             "it is not a weights file",
@@ -114,14 +116,19 @@ def _describe(start: bytes) -> str:
 
 def _load_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # What torch warns of (old protocols, sparse tensors) is an error below or harmless.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         text = str(error)
         if _FORBIDDEN.search(text):
             name = _GLOBAL.search(text)
             raise CheckpointError(
-                "it is a pickle that holds more than weights, and none of it was run",
-                got=f"a reference to '{name.group(1)}'" if name else "Python objects",
+                "it is a pickle of more than weights, and none of it was run",
+                got=f"a reference to '{name.group(1)}'"
+                if name
+                else "instructions unknown to torch",
                 expected="tensors, numbers and text only",
                 todo="save the model's state_dict() alone, where you trust the file",
             ) from error

@@ -70,17 +70,20 @@ def write_encoder(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> 
         OutputError: the file cannot be written.
     """
     check_state(state, encoder_shapes(infer_encoder(state)))
-    _write(Path(path), {f"{_ENCODER}{name}": tensor for name, tensor in state.items()}, {})
+    prefixed = {f"{_ENCODER}{name}": tensor for name, tensor in state.items()}
+    _write(Path(path), prefixed, {"format": "pt"})
 
 
 def _write(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    # One entry of metadata and no more: the library writes several in an order that changes from
+    # run to run, and equal weights must make equal files.
     tensors = {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
         for name, tensor in state.items()
     }
     with atomic_file(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+            save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:
             # The library hides the operating system's error (a full disk) in its own.
             raise OutputError(

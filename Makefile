@@ -1,0 +1,64 @@
+# make demo    a phantom, a head fitted for a minute, a bundle, labels and a picture
+# make test    the default tests
+# Both make .venv first; see CONTRIBUTING.md for the rest.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUNS   := runs
+# The stamp's name carries a hash of what is installed: another pyproject.toml, another install.
+HASH   := $(shell cat pyproject.toml | cksum | cut -d' ' -f1)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint typecheck schema clean
+
+help:
+	@sed -n 's/^# make /make /p' Makefile
+
+$(BIN)/python:
+	@echo "== making $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train-$(HASH): | $(BIN)/python
+	@echo "== installing autosam-deploy with its 'train' extra (about 6 GB, once)"
+	$(BIN)/pip install --quiet --editable '.[train]'
+	@touch $@
+
+$(VENV)/.dev-$(HASH): | $(BIN)/python
+	@echo "== installing autosam-deploy with its 'dev' extra (about 6 GB, once)"
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.train-$(HASH)
+
+demo: $(VENV)/.train-$(HASH)
+	@echo "== 1/4 fit a head on phantom volumes (about a minute)"
+	$(BIN)/autosam-demo fit --runs $(RUNS) --head autosam
+	@echo "== 2/4 export head and encoder as one bundle"
+	$(BIN)/autosam-export --runs $(RUNS) --head autosam --fp16 --samples $(RUNS)/demo/imagesTr
+	@echo "== 3/4 label the held-out volumes"
+	$(BIN)/autosam-predict $(RUNS)/autosam/model.autosam -i $(RUNS)/demo/imagesTs \
+	    -o $(RUNS)/demo/predicted --overwrite --preview --report $(RUNS)/demo/predicted.json
+	@echo "== 4/4 compare with the truth"
+	$(BIN)/autosam-demo report --runs $(RUNS) --labels $(RUNS)/demo/predicted
+
+test: $(VENV)/.dev-$(HASH)
+	@echo "== default tests (make test-all adds slow ones and those on real volumes)"
+	$(BIN)/pytest -m "not slow and not data"
+
+test-all: $(VENV)/.dev-$(HASH)
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev-$(HASH)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy cannot see the two folders that are mapped into the package, so it gets a wheel's tree.
+typecheck: $(VENV)/.dev-$(HASH)
+	rm -rf build
+	$(BIN)/pip install --quiet --no-deps --target build/typecheck .
+	cd build/typecheck && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p autosam_deploy
+
+schema: $(VENV)/.dev-$(HASH)
+	$(BIN)/python -m autosam_deploy.bundle.schema docs/manifest.schema.json
+
+clean:
+	rm -rf build $(RUNS)
