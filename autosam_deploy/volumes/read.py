@@ -11,6 +11,7 @@ import numpy as np
 from autosam_deploy.errors import VolumeError
 from autosam_deploy.volumes.dicom import series_files
 from autosam_deploy.volumes.itk import quiet_itk, simpleitk
+from autosam_deploy.volumes.nifti import check_payload, not_finite
 from autosam_deploy.volumes.volume import Geometry, Volume
 
 #: What SimpleITK reads as one 3-D image in one file.
@@ -41,15 +42,13 @@ def read_volume(path: Path | str) -> Volume:
     source = Path(path)
     if not source.exists():
         raise VolumeError(f"no volume at '{source}'", todo="check the path")
+    if source.name.lower().endswith((".nii", ".nii.gz")):
+        check_payload(source)
     image = _read_image(source, series_files(source) if source.is_dir() else None)
     _check_image(image, source)
     array = simpleitk().GetArrayFromImage(image)
     if array.dtype.kind == "f" and (bad := array.size - int(np.isfinite(array).sum())):
-        raise VolumeError(
-            f"volume '{source}' holds voxels that are not finite",
-            got=f"{bad} of {array.size} NaN or infinite",
-            todo="replace them before segmenting",
-        )
+        raise not_finite(source, bad)
     return Volume(array, geometry_of(image), case_name(source))
 
 
