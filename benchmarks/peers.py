@@ -27,14 +27,14 @@ Peer = Callable[[Slices], Labels]
 
 
 def load_torch(bundle: Path, threads: int) -> Peer:
-    """The segmenter in plain eager PyTorch, weights from the bundle."""
+    """Load the segmenter in plain eager PyTorch, weights from the bundle."""
     from autosam_deploy.runtime.engine import Engine
 
     return Engine.open(bundle, backend="torch", device="cpu", threads=threads, verify=False).labels
 
 
 def load_ours(bundle: Path, threads: int) -> Peer:
-    """The bundle's float32 graph through the Engine on ONNX Runtime."""
+    """Load the bundle's float32 graph through the Engine on ONNX Runtime."""
     from autosam_deploy.runtime.engine import Engine
 
     engine = Engine.open(
@@ -44,7 +44,7 @@ def load_ours(bundle: Path, threads: int) -> Peer:
 
 
 def load_plain(graph: Path, threads: int) -> Peer:
-    """A plain export of the segmenter on ONNX Runtime with its default options."""
+    """Load a plain export of the segmenter on ONNX Runtime with its default options."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -63,6 +63,19 @@ PEERS: dict[str, Callable[[Path, int], Peer]] = {
     "onnx-plain": load_plain,
     "autosam-deploy": load_ours,
 }
+
+
+def segmenter_of(bundle: Path) -> Segmenter:
+    """Load the reference segmenter from a bundle's weights."""
+    from safetensors.torch import load_file
+
+    from autosam_deploy.bundle.reader import Bundle
+    from autosam_deploy.models.segmenter import segmenter_from_state
+
+    opened = Bundle.open(bundle, verify=False)
+    return segmenter_from_state(
+        opened.manifest.model, load_file(opened.path / "weights.safetensors")
+    )
 
 
 def export_plain(segmenter: Segmenter, path: Path) -> None:

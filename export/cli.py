@@ -178,6 +178,9 @@ def verify_command(
 def _export(options: dict[str, Any]) -> None:
     """Run the export that the options ask for."""
     precisions, ladder = _precisions(options["precision"], fp16=options["fp16"])
+    # Arguments are checked before anything is loaded, so that a typo costs no minute.
+    _outputs(options["outputs"])
+    _image_size(options["image_size"])
     require("torch", extra="export", feature="exporting a bundle")
     require("segment_anything", extra="export", feature="exporting a bundle")
     from autosam_deploy.export.graph import check_opset

@@ -19,7 +19,6 @@ from autosam_deploy.spec import (
     default_classes,
 )
 
-
 TINY = EncoderSpec(
     # 6x6 token grid, windows of 4 (so both axes are padded), one global block, 32 channels out.
     name="tiny_test",

@@ -1,0 +1,127 @@
+"""Who may import whom: the table of docs/ARCHITECTURE.md, checked on every import statement."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BOTTOM = {"errors", "extras", "files", "spec", "autosam_deploy"}
+SHARED = BOTTOM | {"volumes", "metrics", "parity", "bundle"}
+
+#: Room -> rooms that it may import (itself always).
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "extras": {"errors"},
+    "files": {"errors"},
+    "spec": {"errors"},
+    "autosam_deploy": set(),
+    "volumes": BOTTOM,
+    "metrics": BOTTOM | {"volumes"},
+    "parity": BOTTOM | {"metrics"},
+    "bundle": BOTTOM,
+    "models": BOTTOM,
+    "fused": BOTTOM | {"models"},
+    "training": SHARED | {"models", "fused"},
+    "runtime": SHARED,
+    "runtime.pyt": SHARED | {"runtime", "models"},
+    "cli": SHARED | {"runtime", "training", "models", "fused"},
+    "export": SHARED | {"models", "fused", "runtime", "cli.shell"},
+    "benchmarks": SHARED | {"models", "fused", "runtime", "training", "cli.shell"},
+}
+#: Packages that the core install leaves out, and the rooms that may import them at the top.
+HEAVY = {"torch", "onnx", "onnxscript", "safetensors", "segment_anything", "monai", "matplotlib"}
+TORCH_ROOMS = {"models", "fused", "training"}
+TORCH_FILES = {"export/graph.py", "export/pipeline.py", "export/truth.py"}
+
+
+def source_files() -> Iterator[Path]:
+    for folder in ("autosam_deploy", "export", "benchmarks"):
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    """`autosam_deploy/runtime/ort.py` -> `runtime.ort`; `export/cli.py` -> `export.cli`."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    if parts[0] == "autosam_deploy":
+        parts = parts[1:]
+    if parts[-1] == "__init__":
+        parts = parts[:-1]
+    return ".".join(parts) or "autosam_deploy"
+
+
+def room_of(module: str) -> str:
+    return module if module in MAY_IMPORT else module.split(".")[0]
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Every module that is imported, in functions and under TYPE_CHECKING too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def violations(module: str, source: str) -> list[str]:
+    """Imports that the table forbids."""
+    room = room_of(module)
+    allowed = MAY_IMPORT[room] | {room}
+    found = []
+    for name in imported(ast.parse(source)):
+        if not name.startswith("autosam_deploy."):
+            continue
+        target = name.removeprefix("autosam_deploy.")
+        if target == "__version__":
+            continue
+        if not any(target == one or target.startswith(f"{one}.") for one in allowed):
+            found.append(name)
+    return found
+
+
+def heavy_at_top(source: str) -> list[str]:
+    """Optional packages that a module imports when it is imported itself."""
+    tree = ast.parse(source)
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found += [name for name in imported(node) if name.split(".")[0] in HEAVY]
+    return found
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms(path: Path) -> None:
+    source = path.read_text("utf-8")
+    assert violations(dotted(path), source) == []
+    name = path.relative_to(ROOT).as_posix()
+    if room_of(dotted(path)) not in TORCH_ROOMS and name not in TORCH_FILES:
+        assert heavy_at_top(source) == []
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room_of(dotted(path)) for path in source_files()} <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("runtime.ort", "from autosam_deploy.export.cli import main"),
+        ("volumes.read", "def f():\n    from autosam_deploy.runtime import engine"),
+        ("models.encoder", "import autosam_deploy.fused.segmenter"),
+        ("runtime.engine", "from autosam_deploy.models.segmenter import Segmenter"),
+        ("benchmarks.peers", "from autosam_deploy.export.graph import export_onnx"),
+        ("export.pipeline", "from autosam_deploy.benchmarks import peers"),
+        ("export.cli", "from autosam_deploy.cli.predict import main"),
+    ],
+)
+def test_checker_finds_violations(module: str, source: str) -> None:
+    assert violations(module, source)
+
+
+def test_checker_finds_heavy_imports() -> None:
+    assert heavy_at_top("import torch\n") == ["torch"]
+    assert heavy_at_top("def f():\n    import torch\n") == []
