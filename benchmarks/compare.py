@@ -35,6 +35,12 @@ PEERS = {
     "onnx-plain": "torch.onnx.export of the segmenter, ONNX Runtime with its defaults",
     OURS: "the bundle's float32 graph through the Engine, ONNX Runtime",
 }
+_EXAMPLE = """
+\b
+Example:
+  autosam-export --untrained --encoder vit_b --head autosam -o vit_b.autosam
+  autosam-compare vit_b.autosam --threads 2 --out docs/results/vit_b-cpu.json
+"""
 
 
 class PeerError(AutosamError):
@@ -91,8 +97,7 @@ class _Worker:
 @click.command(
     cls=AutosamCommand,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\b\nExample:\n  autosam-export --untrained --encoder vit_b --head autosam -o vit_b.autosam"
-    "\n  autosam-compare vit_b.autosam --threads 2 --out docs/results/vit_b-cpu.json",
+    epilog=_EXAMPLE,
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
@@ -113,7 +118,7 @@ class _Worker:
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the result as JSON.")
 @common_options
-def main(  # noqa: PLR0913 - one parameter an option
+def main(
     bundle: Path,
     *,
     threads: int,
@@ -266,9 +271,8 @@ def show(console: Console, result: dict[str, Any]) -> None:
         )
     console.print(table)
     machine = result["machine"]
-    console.print(
-        f"{machine['processor']}, {machine['threads']} threads, load before {machine['load_before']}"
-    )
+    load = machine["load_before"]
+    console.print(f"{machine['processor']}, {machine['threads']} threads, load before: {load}")
     spread = max(peer["max_s"] / peer["min_s"] for peer in result["peers"])
     if spread > 1.15:
         console.print(f"warning: times of one peer differ by {spread - 1:.0%}", style="yellow")

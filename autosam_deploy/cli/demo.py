@@ -37,9 +37,12 @@ def main(debug: bool) -> None:
 def fit(runs: Path, kind: HeadKind, epochs: int) -> None:
     """Write phantom volumes and a seeded encoder, and fit a head (about a minute)."""
     require("torch", extra="train", feature="fitting a head")
+    from autosam_deploy.models.checkpoints import write_encoder
+    from autosam_deploy.models.encoder import seeded_encoder_state
+    from autosam_deploy.training.data import load_labelled
     from autosam_deploy.training.fit import FitConfig
-    from autosam_deploy.training.phantom import fit_on_phantom
-    from autosam_deploy.volumes.phantom import write_phantom_set
+    from autosam_deploy.training.run import train_head
+    from autosam_deploy.volumes.phantom import PHANTOM_CLASSES, write_phantom_set
 
     console = Console()
     data = runs / "demo"
@@ -58,11 +61,15 @@ def fit(runs: Path, kind: HeadKind, epochs: int) -> None:
         f"fitting a head '{kind}' for {epochs} epochs on a small encoder with random weights "
         f"(seed {_ENCODER_SEED})"
     )
-    head, best = fit_on_phantom(
-        runs,
-        kind,
-        encoder=ENCODERS["vit_tiny"],
-        encoder_seed=_ENCODER_SEED,
+    sam = data / "encoder.safetensors"
+    write_encoder(sam, seeded_encoder_state(ENCODERS["vit_tiny"], _ENCODER_SEED))
+    volumes = load_labelled(data / "imagesTr", data / "labelsTr", num_classes=len(PHANTOM_CLASSES))
+    head, best = train_head(
+        volumes,
+        runs / kind,
+        kind=kind,
+        class_names=PHANTOM_CLASSES,
+        sam_checkpoint=sam,
         config=FitConfig(epochs=epochs),
         report=show,
     )

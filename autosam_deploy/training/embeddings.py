@@ -27,6 +27,10 @@ class EmbeddedSlices:
         """Return the number of slices."""
         return len(self.labels)
 
+    def part(self, start: int, stop: int) -> EmbeddedSlices:
+        """Return slices `start` to `stop`, without copying embeddings."""
+        return EmbeddedSlices(self.embeddings[start:stop], self.labels[start:stop])
+
 
 def embed_volumes(
     volumes: Sequence[LabelledSlices],
