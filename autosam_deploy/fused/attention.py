@@ -100,11 +100,9 @@ class RelPosAttention(Node):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend: q (scaled), k, v (B, heads, h * w, d) -> (B, heads, h * w, d)."""
         q, k, v = self.enter(q), self.enter(k), self.enter(v)
-        bias_h, bias_w = self._biases(q)
-        if self.recorder is not None:
-            for scores in _blocks_of_scores(self, q, k, bias_h, bias_w):
-                self.watch(scores)
-        return self.watch(LOWERINGS[self.lowering](self, q, k, v, (bias_h, bias_w)))
+        # Scores must be seen though some lowerings never store them.
+        attend = LOWERINGS[self.lowering] if self.recorder is None else _explicit
+        return self.watch(attend(self, q, k, v, self._biases(q)))
 
     def _biases(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Return q . Rh (B, heads, N, h) and q . Rw (B, heads, N, w)."""
@@ -133,17 +131,6 @@ def _dense_bias(node: RelPosAttention, bias_h: Tensor, bias_w: Tensor) -> Tensor
     return (bias_h[..., :, None] + bias_w[..., None, :]).reshape(-1, heads, queries, keys)
 
 
-def _blocks_of_scores(
-    node: RelPosAttention, q: Tensor, k: Tensor, bias_h: Tensor, bias_w: Tensor
-) -> list[Tensor]:
-    keys = k.transpose(2, 3)
-    return [
-        torch.matmul(q[:, :, rows], keys)
-        + _dense_bias(node, bias_h[:, :, rows], bias_w[:, :, rows])
-        for rows in _row_slices(node)
-    ]
-
-
 def _explicit(node: RelPosAttention, q: Tensor, k: Tensor, v: Tensor, biases: Biases) -> Tensor:
     heads, keys, (height, width) = q.shape[1], k.transpose(2, 3), node.grid
     parts = []
@@ -152,7 +139,8 @@ def _explicit(node: RelPosAttention, q: Tensor, k: Tensor, v: Tensor, biases: Bi
         # Two broadcast sums instead of one dense bias: one tensor of queries x keys fewer.
         scores = scores.reshape(-1, heads, scores.shape[2], height, width)
         scores = scores + biases[0][:, :, rows, :, None] + biases[1][:, :, rows, None, :]
-        weights = scores.reshape(-1, heads, scores.shape[2], height * width).softmax(dim=-1)
+        scores = node.watch(scores).reshape(-1, heads, scores.shape[2], height * width)
+        weights = scores.softmax(dim=-1)
         parts.append(torch.matmul(weights, v))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 

@@ -82,7 +82,8 @@ def measure_ranges(fused: FusedSegmenter, batches: Iterable[Tensor]) -> dict[str
 
     def recorder(name: str) -> None:
         def record(tensor: Tensor) -> None:
-            peak = float(tensor.detach().abs().max())
+            low, high = torch.aminmax(tensor.detach())
+            peak = max(-float(low), float(high))
             # A NaN compares false with everything; it must count as out of range.
             largest[name] = max(largest[name], peak if peak == peak else float("inf"))
 
