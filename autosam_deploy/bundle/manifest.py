@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from autosam_deploy.spec import ModelSpec, Strict, TensorSpec
 
 SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
 Precision = Literal["fp32", "fp16", "bf16"]
 Kind = Literal["onnx", "weights", "engine"]
+
+#: Parts of ASCII letters, digits, `_`, `-` and inner dots. Names outside it change from one file
+#: system to the next (case folding, Unicode forms, trailing dots), and hosts in other languages
+#: can check the same expression.
+MEMBER_PATH = r"^[A-Za-z0-9_-]+(\.+[A-Za-z0-9_-]+)*(/[A-Za-z0-9_-]+(\.+[A-Za-z0-9_-]+)*)*$"
 
 
 def check_member_path(path: str) -> str:
     """Return `path` if it names a member of the bundle in POSIX form.
 
     Raises:
-        ValueError: absolute, with a drive, backslashes, `.` or `..`, or empty parts.
+        ValueError: absolute, with a drive, backslashes, `.` or `..`, empty parts, or characters
+            that do not travel between file systems; or the manifest itself.
     """
     if not path or "\\" in path or ":" in path or any(ord(char) < 32 for char in path):
         raise ValueError(f"{path!r} is not a plain relative path")
-    if path.startswith("/") or str(PurePosixPath(path)) != path or ".." in path.split("/"):
+    if path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/")):
         raise ValueError(f"{path!r} must stay inside the bundle: no '..', no absolute path")
+    if re.fullmatch(MEMBER_PATH, path) is None:
+        raise ValueError(f"{path!r} must be made of letters, digits, '_', '-' and inner dots")
+    if path.lower() == MANIFEST:
+        raise ValueError("the manifest cannot be a member of itself")
     return path
 
 
 class FileRef(Strict):
     """A member of the bundle, bound by its content."""
 
-    path: str
+    path: str = Field(max_length=255, json_schema_extra={"pattern": MEMBER_PATH})
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, lt=1 << 63)
 
     @field_validator("path")
     @classmethod
@@ -129,13 +140,22 @@ class Manifest(Strict):
     parity: FileRef
     provenance: Provenance
 
+    @field_validator("schema_version", mode="before")
+    @classmethod
+    def _plain_integer(cls, version: Any) -> Any:
+        # A literal compares with ==, which takes true and 1.0 for 1; a C++ reader does not.
+        if type(version) is not int:
+            raise ValueError("an integer")
+        return version
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.inputs != (self.model.input_tensor,):
             raise ValueError("inputs contradict the model")
         if self.outputs != self.model.output_tensors:
             raise ValueError("outputs contradict the model")
-        paths = [ref.path for ref in self.files()]
+        # Without case: two such files are one on Windows and macOS.
+        paths = [ref.path.lower() for ref in self.files()]
         if len(set(paths)) != len(paths):
             raise ValueError("two entries name the same file")
         return self

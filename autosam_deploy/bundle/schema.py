@@ -1,8 +1,8 @@
 """The JSON Schema of the manifest, for hosts in other languages.
 
-Regenerate the published copy:
+Regenerate the published copy, from the root of the checkout:
 
-    python -m autosam_deploy.bundle.schema docs/manifest.schema.json
+    python -m autosam_deploy.bundle.schema
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 from autosam_deploy.bundle.manifest import Manifest
 from autosam_deploy.files import write_json
 
+PUBLISHED = Path("docs/manifest.schema.json")
+
 
 def manifest_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of `manifest.json`."""
@@ -24,4 +26,4 @@ def manifest_schema() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    write_json(Path(sys.argv[1]), manifest_schema())
+    write_json(Path(sys.argv[1]) if len(sys.argv) > 1 else PUBLISHED, manifest_schema())

@@ -11,7 +11,23 @@ from numpy.typing import NDArray
 
 from autosam_deploy.bundle.manifest import Precision
 from autosam_deploy.bundle.reader import Bundle
-from autosam_deploy.errors import BackendError, BackendInputError, DeviceUnavailableError
+from autosam_deploy.errors import (
+    BackendError,
+    BackendInputError,
+    DeviceUnavailableError,
+    OutOfMemoryError,
+)
+
+#: Neither ONNX Runtime nor torch on the CPU has an error class for a full memory; these are the
+#: words of their allocators, of the C++ library, CUDA, cuBLAS and cuDNN.
+_MEMORY_WORDS = (
+    "bad allocation",
+    "bad_alloc",
+    "failed to allocate",
+    "can't allocate memory",
+    "out of memory",
+    "alloc_failed",
+)
 
 Outputs = dict[str, NDArray[Any]]
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
@@ -33,7 +49,10 @@ class Request:
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What is really in use, for reports: never what was merely asked for."""
+    """What is really in use, for reports: never what was merely asked for.
+
+    `notes` says what is worth knowing beyond `reason`: nodes left on the CPU, halved batches.
+    """
 
     backend: str
     device: str
@@ -43,6 +62,7 @@ class BackendInfo:
     threads: int
     reason: str
     versions: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values."""
@@ -53,7 +73,8 @@ class Backend(ABC):
     """One loaded model on one device.
 
     `run` checks what goes in and out; subclasses do the work in `_open`, `_run` and `_close`.
-    Not thread-safe: open one per thread.
+    Not thread-safe, whatever the runtime below promises (ONNX Runtime's sessions are): open one per
+    thread.
     """
 
     #: The name of the backend's row in `table.BACKENDS`.
@@ -149,6 +170,19 @@ class Backend(ABC):
                     got=f"{found.dtype} {found.shape}",
                     expected=f"{tensor.dtype} {wanted}",
                 )
+
+
+def memory_error(slices: NDArray[np.float32], error: Exception) -> OutOfMemoryError | None:
+    """Return what a runtime's error means if it means a full memory, else None."""
+    text = str(error)
+    lowered = text.lower()
+    if not isinstance(error, MemoryError) and not any(word in lowered for word in _MEMORY_WORDS):
+        return None
+    return OutOfMemoryError(
+        f"a batch of {slices.shape[0]} slices does not fit into memory",
+        got=text[-300:] or type(error).__name__,
+        todo="use a smaller --batch",
+    )
 
 
 def parse_device(device: str) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -23,20 +24,25 @@ from autosam_deploy.volumes.volume import Volume
 _LOG = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
-#: Pixels of encoder input that a batch holds under `auto`: one slice at 1024x1024, 16 at 256x256.
-_AUTO_BATCH_PIXELS = 1024 * 1024
+#: Pixels of encoder input that a batch holds under `auto`. A CPU gains nothing from batches of
+#: big slices, and a batch that is too large there ends in the system killing the process rather
+#: than in an error that could be answered; GPUs do report it, and the batch is halved.
+_AUTO_PIXELS = {"cpu": 1024 * 1024, "cuda": 4 * 1024 * 1024}
+_AUTO_MOST = 16
 
 
 class Engine:
     """An opened bundle on a backend. One engine serves any number of volumes.
 
-    Not thread-safe: open one per thread.
+    Not thread-safe: open one per thread. A context manager that closes itself.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         """Take an opened bundle and backend; use `Engine.open`."""
         self.bundle = bundle
         self.backend = backend
+        # What a volume taught about the device's memory holds for the volumes after it.
+        self._largest: int | None = None
 
     @classmethod
     def open(
@@ -57,10 +63,10 @@ class Engine:
             backend: "auto" or a row of `runtime.table.BACKENDS`.
             device: "auto", "cpu", "cuda" or "cuda:N". What is not there is an error; `auto` takes
                 a usable GPU, else the CPU, and says why in `info.reason`.
-            precision: "auto" takes fp32 on CPUs and the lowest precision of the bundle on GPUs.
+            precision: "auto" takes fp32 on CPUs; on GPUs fp16 if the bundle has it, else fp32.
             threads: CPU threads; None means every core that this process may use.
             provider: ONNX Runtime's execution provider, for that backend alone.
-            verify: hash the bundle's members before using them.
+            verify: hash the bundle's members before using them (a `Bundle` was opened already).
 
         Raises:
             BundleError: the bundle is not sound.
@@ -75,8 +81,14 @@ class Engine:
 
     @property
     def info(self) -> BackendInfo:
-        """What is really in use: backend, device, provider, precision, versions, and why."""
-        return self.backend.info
+        """What is really in use: backend, device, provider, precision, versions, and why.
+
+        Batches that were halved for want of memory are among its notes.
+        """
+        if self._largest is None:
+            return self.backend.info
+        note = f"out of memory: batches were halved to {self._largest} slices"
+        return replace(self.backend.info, notes=(*self.backend.info.notes, note))
 
     @property
     def manifest(self) -> Manifest:
@@ -84,7 +96,7 @@ class Engine:
         return self.bundle.manifest
 
     def labels(self, slices: NDArray[Any]) -> NDArray[np.uint8]:
-        """Label raw slices.
+        """Label raw slices, as one batch (`segment` splits; this does not).
 
         Args:
             slices: (B, 1, H, W) or (B, H, W), any real dtype, any intensity scale.
@@ -139,14 +151,18 @@ class Engine:
             Labels uint8 in the same geometry.
 
         Raises:
-            BackendInputError: values that are not finite or do not fit float32.
+            BackendInputError: values that are not finite or do not fit float32; no slices.
             OutOfMemoryError: not even one slice fits.
         """
         chosen = resolve_axis(volume.geometry, axis or self.manifest.model.preprocess.slice_axis)
         stack = slices_along(volume.array, chosen)
-        size = self.auto_batch() if batch == "auto" else batch
-        if size < 1:
+        if batch != "auto" and batch < 1:
             raise BackendInputError("batch", got=str(batch), expected="1 or more, or auto")
+        if 0 in stack.shape:
+            raise BackendInputError("the volume is empty", got=f"shape {volume.array.shape}")
+        _check_finite(stack, volume.name)
+        size = self.auto_batch(len(stack)) if batch == "auto" else min(batch, len(stack))
+        size = min(size, self._largest or size)
         labels = np.empty(stack.shape, np.uint8)
         done = 0
         while done < len(stack):
@@ -155,7 +171,7 @@ class Engine:
             except OutOfMemoryError:
                 if size == 1:
                     raise
-                size = max(1, size // 2)
+                self._largest = size = (size + 1) // 2
                 _LOG.warning("out of memory: going on with batches of %d slices", size)
                 continue
             done = min(done + size, len(stack))
@@ -163,10 +179,12 @@ class Engine:
                 progress(done, len(stack))
         return Volume(stack_labels(labels, chosen), volume.geometry, volume.name)
 
-    def auto_batch(self) -> int:
-        """Return the batch size that `auto` stands for."""
+    def auto_batch(self, slices: int = _AUTO_MOST) -> int:
+        """Return the batch size that `auto` stands for, with so many slices to run."""
         height, width = self.manifest.model.encoder.image_size
-        return max(1, min(16, _AUTO_BATCH_PIXELS // (height * width)))
+        device = self.backend.info.device.partition(":")[0]
+        pixels = _AUTO_PIXELS.get(device, _AUTO_PIXELS["cpu"])
+        return max(1, min(_AUTO_MOST, slices, pixels // (height * width)))
 
     def close(self) -> None:
         """Release the model."""
@@ -201,11 +219,29 @@ def as_slices(slices: NDArray[Any]) -> NDArray[np.float32]:
         raise BackendInputError(
             "'slices'", got=f"shape {np.shape(slices)}", expected="(B, 1, H, W) or (B, H, W)"
         )
-    if array.dtype == np.float64 and array.size:
+    if array.dtype.kind == "f" and array.dtype.itemsize > 4 and array.size:
         # A finite float64 must not turn into infinity silently.
         peak = np.abs(array[np.isfinite(array)]).max(initial=0.0)
         if peak > np.finfo(np.float32).max:
             raise BackendInputError(
                 "'slices'", got=f"magnitude {peak:.3g}", expected="float32 range"
             )
-    return array.astype(np.float32, copy=False)
+    try:
+        return array.astype(np.float32, copy=False)
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"a batch of {len(array)} slices does not fit into memory", got=str(error)
+        ) from error
+
+
+def _check_finite(stack: NDArray[Any], name: str) -> None:
+    """Refuse NaN and infinity before the first of many slow batches, slice by slice for memory."""
+    if stack.dtype.kind != "f":
+        return
+    bad = sum(image.size - int(np.isfinite(image).sum()) for image in stack)
+    if bad:
+        raise BackendInputError(
+            f"volume '{name}' holds values that are not finite",
+            got=f"{bad} of {stack.size}",
+            todo="mask NaN and infinity before segmenting",
+        )

@@ -2,57 +2,32 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autosam_deploy.bundle.manifest import Artefact, Precision
-from autosam_deploy.errors import (
-    BackendError,
-    BackendUnavailableError,
-    DeviceUnavailableError,
-    OutOfMemoryError,
+from autosam_deploy.errors import BackendError, DeviceUnavailableError
+from autosam_deploy.runtime.backend import (
+    Backend,
+    BackendInfo,
+    Outputs,
+    Request,
+    memory_error,
+    parse_device,
 )
-from autosam_deploy.runtime.backend import Backend, BackendInfo, Outputs, Request, parse_device
+from autosam_deploy.runtime.cores import usable_cores
+from autosam_deploy.runtime.providers import (
+    PROVIDERS,
+    cuda_devices,
+    import_onnxruntime,
+    open_session,
+    work_on_cpu,
+)
 
 _LOG = logging.getLogger(__name__)
-
-#: Command-line word -> ONNX Runtime's name.
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-
-#: ONNX Runtime has no error code for a full memory; these are the words of its allocators.
-_MEMORY_WORDS = ("bad allocation", "failed to allocate", "bad_alloc", "out of memory", "oom")
-
-
-def _import() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendUnavailableError(
-            "backend 'onnxruntime' is not installed",
-            got=str(error),
-            todo="run: pip install onnxruntime-gpu (or onnxruntime on macOS)",
-        ) from error
-    # Slices of patients and telemetry do not go together.
-    onnxruntime.disable_telemetry_events()
-    onnxruntime.set_default_logger_severity(3)
-    return onnxruntime
-
-
-def usable_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class OrtBackend(Backend):
@@ -61,14 +36,14 @@ class OrtBackend(Backend):
     name = "onnxruntime"
 
     def _open(self, request: Request) -> BackendInfo:
-        ort = _import()
+        ort = import_onnxruntime()
         provider, index, why = self._choose_provider(ort, request)
         threads = request.threads or usable_cores()
         artefact, precision_why = self._choose_artefact(request, on_cpu=provider == "cpu")
 
         def load() -> Any:
             path = self.bundle.file(artefact.file)
-            return _open_session(ort, path, provider=provider, index=index, threads=threads)
+            return open_session(ort, path, provider=provider, index=index, threads=threads)
 
         try:
             self.session = load()
@@ -81,6 +56,10 @@ class OrtBackend(Backend):
             artefact, precision_why = self._choose_artefact(request, on_cpu=True)
             self.session = load()
         _check_signature(self.session, self)
+        if provider == "cpu" and artefact.precision != "fp32":
+            _LOG.warning(
+                "%s on a CPU is slower than fp32 and takes more memory", artefact.file.path
+            )
         return BackendInfo(
             backend=self.name,
             device="cpu" if provider == "cpu" else f"cuda:{index}",
@@ -90,6 +69,7 @@ class OrtBackend(Backend):
             threads=threads,
             reason=f"{why}; {precision_why}",
             versions={"onnxruntime": ort.__version__},
+            notes=() if provider == "cpu" else _notes(self.session, provider, artefact.precision),
         )
 
     def _choose_provider(self, ort: Any, request: Request) -> tuple[str, int, str]:
@@ -121,7 +101,7 @@ class OrtBackend(Backend):
         if provider != "cpu" and (count := cuda_devices()) <= index:
             raise DeviceUnavailableError(
                 f"device 'cuda:{index}' is not there",
-                got=f"{count} usable CUDA devices",
+                got=f"{count} usable CUDA devices; available: {_available(count)}",
                 expected=f"at least {index + 1}, with driver and CUDA libraries",
                 todo="check nvidia-smi, or ask for --device cpu",
             )
@@ -139,25 +119,26 @@ class OrtBackend(Backend):
                 )
             slow = ", slower than fp32 on a CPU" if on_cpu and request.precision != "fp32" else ""
             return artefact, f"{request.precision} was asked for{slow}"
-        # Half graphs on ONNX Runtime's CPU provider run through casts: slower, and more memory.
+        # Low-precision graphs on ONNX Runtime's CPU provider run through casts: slower, and more
+        # memory. On GPUs bf16 needs newer ones than fp16, so it is for those who ask.
         order: tuple[Precision, ...]
-        order = ("fp32", "bf16", "fp16") if on_cpu else ("fp16", "bf16", "fp32")
+        order = ("fp32", "fp16", "bf16") if on_cpu else ("fp16", "fp32", "bf16")
         for precision in order:
             artefact = self.bundle.find("onnx", precision)
-            if artefact is not None:
-                why = "the best of the bundle for a CPU" if on_cpu else "the best for a GPU"
-                return artefact, f"{precision} is {why}"
+            if artefact is None:
+                continue
+            if precision == order[0]:
+                return artefact, f"{precision} is the best for a {'CPU' if on_cpu else 'GPU'}"
+            return artefact, f"{precision}, since the bundle has no {order[0]} graph"
         raise BackendError("the bundle has no ONNX graph", todo="export again")
 
     def _run(self, slices: NDArray[np.float32], names: tuple[str, ...]) -> Outputs:
         try:
             results = self.session.run(list(names), {"slices": slices})
-        except MemoryError as error:
-            raise _out_of_memory(slices, error) from error
         except Exception as error:
             # ONNX Runtime's exceptions share no base class of their own.
-            if any(word in str(error).lower() for word in _MEMORY_WORDS):
-                raise _out_of_memory(slices, error) from error
+            if full := memory_error(slices, error):
+                raise full from error
             raise BackendError("ONNX Runtime failed", got=str(error)) from error
         return dict(zip(names, results, strict=True))
 
@@ -165,56 +146,19 @@ class OrtBackend(Backend):
         del self.session
 
 
-def _out_of_memory(slices: NDArray[np.float32], error: Exception) -> OutOfMemoryError:
-    return OutOfMemoryError(
-        f"a batch of {slices.shape[0]} slices does not fit into memory",
-        got=str(error)[:200],
-        todo="use a smaller --batch",
-    )
+def _available(cuda_count: int) -> str:
+    return ", ".join(["cpu", *(f"cuda:{index}" for index in range(cuda_count))])
 
 
-def cuda_devices() -> int:
-    """Count CUDA devices by the driver's own library; 0 without a driver.
-
-    ONNX Runtime lists its CUDA provider whether or not a device, a driver or the CUDA libraries
-    are there, so it cannot be asked.
-    """
-    for name in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            driver = ctypes.CDLL(name)
-        except OSError:
-            continue
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return count.value
-    return 0
-
-
-def _open_session(ort: Any, path: Path, *, provider: str, index: int, threads: int) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if provider != "cpu":
-        # Without this, nodes or the whole graph may land on the CPU with a log line only.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    providers: list[Any] = [
-        (PROVIDERS[provider], {"device_id": str(index)}) if provider != "cpu" else PROVIDERS["cpu"]
-    ]
-    try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:
-        # ONNX Runtime's exceptions share no base class of their own.
-        kind = BackendError if provider == "cpu" else DeviceUnavailableError
-        raise kind(f"ONNX Runtime cannot load '{path.name}'", got=str(error)[:300]) from error
-    engaged = session.get_providers()[0]
-    if engaged != PROVIDERS[provider]:
-        raise DeviceUnavailableError(
-            f"ONNX Runtime did not engage {PROVIDERS[provider]}",
-            got=engaged,
-            todo="install the CUDA and cuDNN libraries it needs, or ask for --device cpu",
-        )
-    return session
+def _notes(session: Any, provider: str, precision: Precision) -> tuple[str, ...]:
+    """Say what a user who asked for a GPU might not expect."""
+    notes = []
+    if counts := work_on_cpu(session):
+        shown = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        notes.append(f"nodes that ONNX Runtime keeps on the CPU: {shown}")
+    if provider == "tensorrt" and precision == "fp32":
+        notes.append("TensorRT may round fp32 products to TF32; NVIDIA_TF32_OVERRIDE=0 forbids it")
+    return tuple(notes)
 
 
 _TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16"}

@@ -12,7 +12,7 @@ import pytest
 
 from autosam_deploy import files
 from autosam_deploy.bundle.reader import Bundle
-from autosam_deploy.bundle.writer import create_bundle
+from autosam_deploy.bundle.writer import BundleWriter, create_bundle
 from autosam_deploy.errors import BundleError, OutputError
 from autosam_deploy.spec import HeadKind
 
@@ -86,6 +86,41 @@ def test_what_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
     ):
         pass
     assert (precious / "thesis.txt").read_text() == "years"
+
+
+@pytest.mark.parametrize(
+    "content", ['{"name": "a web app", "icons": []}', "[]", "no JSON", "[" * 200_000]
+)
+def test_other_manifests_are_no_bundles(tmp_path: Path, content: str) -> None:
+    """Web apps and browser extensions have a manifest.json too."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "manifest.json").write_text(content)
+    with pytest.raises(OutputError, match=r"'.*site' is in the way"), create_bundle(site):
+        pass
+    assert (site / "manifest.json").read_text() == content
+
+
+def test_damaged_bundle_is_replaced(exported: Exported, tmp_path: Path) -> None:
+    target = Path(shutil.copytree(exported("linear"), tmp_path / "m.autosam"))
+    (target / "model.fp32.onnx").unlink()
+    manifest = Bundle.open(exported("linear")).manifest
+    with create_bundle(target) as writer:
+        refill(writer.folder, exported("linear"))
+        writer.finish(manifest)
+    Bundle.open(target)
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a b", "a\\b", ""])
+def test_badly_named_member(tmp_path: Path, path: str) -> None:
+    writer = BundleWriter(tmp_path)
+    with pytest.raises(BundleError, match="a member of the bundle is badly named; got "):
+        writer.ref(path)
+
+
+def test_member_that_was_not_written(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"'model\.fp32\.onnx' was not written"):
+        BundleWriter(tmp_path).ref("model.fp32.onnx")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autosam_deploy.errors import (
-    BackendError,
-    BackendInputError,
-    DeviceUnavailableError,
-    OutOfMemoryError,
-)
-from autosam_deploy.runtime import ort
-from autosam_deploy.runtime.engine import Engine
+from autosam_deploy.errors import BackendInputError, BundleError, OutOfMemoryError
+from autosam_deploy.runtime.engine import Engine, as_slices
 from autosam_deploy.spec import HeadKind
 from autosam_deploy.volumes.phantom import make_phantom
 from autosam_deploy.volumes.slices import slices_along
@@ -64,6 +57,7 @@ def test_batch_is_halved_when_memory_runs_out(
 ) -> None:
     with Engine.open(exported("linear"), threads=1) as engine:
         expected = engine.segment(volume).array
+        assert not engine.info.notes
         run, sizes = engine.backend._run, []
 
         def small(slices: Any, names: Any) -> Any:
@@ -74,9 +68,14 @@ def test_batch_is_halved_when_memory_runs_out(
 
         engine.backend._run = small  # type: ignore[method-assign]
         found = engine.segment(volume, batch=8).array
-    assert (found == expected).all()
-    assert sizes == [7, 4, 2, 2, 2, 1] or sizes == [7, 7, 2, 2, 2, 1]
-    assert "going on with batches of 2 slices" in caplog.text
+        assert (found == expected).all()
+        assert sizes == [7, 4, 2, 2, 2, 1]
+        assert "going on with batches of 2 slices" in caplog.text
+        assert engine.info.notes == ("out of memory: batches were halved to 2 slices",)
+        # The next volume need not find out again.
+        sizes.clear()
+        engine.segment(volume)
+        assert sizes == [2, 2, 2, 1]
 
 
 def test_one_slice_that_does_not_fit_is_an_error(exported: Exported, volume: Volume) -> None:
@@ -90,11 +89,68 @@ def test_one_slice_that_does_not_fit_is_an_error(exported: Exported, volume: Vol
             engine.segment(volume, batch=4)
 
 
-def test_float32_slices_are_not_copied(exported: Exported) -> None:
-    from autosam_deploy.runtime.engine import as_slices
-
+def test_float32_slices_are_not_copied() -> None:
     slices = np.zeros((2, 1, 8, 8), np.float32)
     assert np.shares_memory(as_slices(slices), slices)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">i2", "<f8", "bool", "float16", "longdouble"])
+def test_any_real_dtype_and_byte_order(dtype: str) -> None:
+    slices = np.arange(6).reshape(1, 2, 3).astype(dtype)
+    found = as_slices(slices)
+    assert found.dtype == np.float32
+    assert found.dtype.isnative
+    assert (found[:, 0] == slices).all()
+
+
+@pytest.mark.parametrize("dtype", ["<f8", ">f8", "longdouble"])
+def test_magnitude_beyond_float32_is_refused(dtype: str) -> None:
+    with pytest.raises(BackendInputError, match=r"magnitude 1e\+39; expected float32 range"):
+        as_slices(np.full((1, 2, 3), -1e39).astype(dtype))
+
+
+def test_batches_are_converted_one_by_one(exported: Exported, volume: Volume) -> None:
+    """A volume of integers is never there as float32 in whole."""
+    wide = Volume(volume.array.astype(np.int16), volume.geometry, volume.name)
+    with Engine.open(exported("linear"), threads=1) as engine:
+        run, seen = engine.backend._run, []
+
+        def spy(slices: Any, names: Any) -> Any:
+            seen.append((slices.dtype.name, len(slices), slices.base is None))
+            return run(slices, names)
+
+        engine.backend._run = spy  # type: ignore[method-assign]
+        engine.segment(wide, batch=3, axis="k")
+    assert seen == [("float32", count, True) for count in (3, 3, 1)]
+
+
+def test_voxels_that_are_not_finite_stop_before_the_first_batch(
+    exported: Exported, volume: Volume
+) -> None:
+    array = volume.array.astype(np.float64)
+    array[0, 0, 0], array[-1, 2, 3] = np.nan, -np.inf
+    seen: list[int] = []
+    with (
+        Engine.open(exported("linear"), threads=1) as engine,
+        pytest.raises(
+            BackendInputError, match=rf"'bad' holds .* not finite; got 2 of {array.size}"
+        ),
+    ):
+        engine.segment(
+            Volume(array, volume.geometry, "bad"),
+            batch=1,
+            progress=lambda done, total: seen.append(done),
+        )
+    assert seen == []
+
+
+def test_empty_volume_is_refused(exported: Exported, volume: Volume) -> None:
+    empty = Volume(volume.array[:0], volume.geometry, "empty")
+    with (
+        Engine.open(exported("linear"), threads=1) as engine,
+        pytest.raises(BackendInputError, match=r"the volume is empty; got shape \(0, 40, 36\)"),
+    ):
+        engine.segment(empty)
 
 
 @pytest.mark.parametrize("batch", [0, -1])
@@ -111,86 +167,50 @@ def test_bad_threads_are_refused(exported: Exported) -> None:
         Engine.open(exported("linear"), threads=0)
 
 
-def test_fp16_on_request(exported: Exported) -> None:
-    with Engine.open(exported("autosam"), precision="fp16", threads=1) as engine:
-        assert engine.info.precision == "fp16"
-        assert engine.info.artefact == "model.fp16.onnx"
-        assert "slower than fp32 on a CPU" in engine.info.reason
-
-
-def test_precision_that_is_not_there_is_an_error(exported: Exported) -> None:
-    with pytest.raises(BackendError, match="no bf16 graph; got graphs in fp32, fp16"):
-        Engine.open(exported("linear"), precision="bf16")
-
-
-def test_torch_refuses_half(exported: Exported) -> None:
-    with pytest.raises(BackendError, match="'torch' is the float32 reference; got fp16"):
-        Engine.open(exported("linear"), backend="torch", precision="fp16")
-
-
-def test_torch_needs_the_weights(exported: Exported, tmp_path: Path) -> None:
-    from autosam_deploy.bundle.reader import Bundle
-
-    bundle = Bundle.open(exported("linear"))
-    graphs = tuple(a for a in bundle.manifest.artefacts if a.kind == "onnx")
-    slim = replace(bundle, manifest=bundle.manifest.model_copy(update={"artefacts": graphs}))
-    with pytest.raises(BackendError, match=r"no weights .*--slim"):
-        Engine.open(slim, backend="torch", device="cpu")
-
-
-def test_provider_and_device_must_agree(exported: Exported) -> None:
-    with pytest.raises(DeviceUnavailableError, match="contradict each other; got device cpu"):
-        Engine.open(exported("linear"), device="cpu", provider="tensorrt")
-
-
-def test_provider_of_another_build_is_an_error(
-    exported: Exported, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("side", "slices", "expected"),
+    [(48, 100, 16), (48, 5, 5), (256, 100, 16), (512, 100, 4), (1024, 100, 1), (1536, 100, 1)],
+)
+def test_auto_batch_follows_encoder_and_volume(
+    toy_bundle: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    side: int,
+    slices: int,
+    expected: int,
 ) -> None:
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(DeviceUnavailableError, match="no CUDAExecutionProvider; got CPUExec"):
-        Engine.open(exported("linear"), device="cuda")
+    with Engine.open(toy_bundle(), device="cpu", threads=1) as engine:
+        model = engine.manifest.model
+        other = model.model_copy(update={"encoder": model.encoder.resized((side, side))})
+        manifest = engine.manifest.model_copy(update={"model": other})
+        monkeypatch.setattr(engine, "bundle", replace(engine.bundle, manifest=manifest))
+        assert engine.auto_batch(slices) == expected
 
 
-def test_auto_says_why_it_took_the_cpu(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that reports a device does not make CUDA usable; `auto` says what was wrong."""
-    monkeypatch.setattr(ort, "cuda_devices", lambda: 1)
-    real = ort._open_session
-
-    def no_cuda(*args: Any, provider: str, **kwargs: Any) -> Any:
-        if provider == "cuda":
-            raise DeviceUnavailableError("libcublas is missing")
-        return real(*args, provider=provider, **kwargs)
-
-    monkeypatch.setattr(ort, "_open_session", no_cuda)
-    with Engine.open(exported("linear"), threads=1) as engine:
-        assert engine.info.device == "cpu"
-        assert "libcublas is missing" in engine.info.reason
-    with pytest.raises(DeviceUnavailableError, match="libcublas is missing"):
-        Engine.open(exported("linear"), device="cuda")
-
-
-def test_session_that_fell_back_is_refused(
-    exported: Exported, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("outputs", [("labels",), ("logits",), ("labels", "logits")])
+def test_labels_of_any_choice_of_outputs(
+    toy_bundle: Callable[..., Path], outputs: tuple[str, ...]
 ) -> None:
-    """ONNX Runtime drops a provider that fails to load with no more than a log line."""
-    monkeypatch.setattr(ort, "cuda_devices", lambda: 1)
-    with pytest.raises(DeviceUnavailableError, match=r"CUDA|cannot load"):
-        Engine.open(exported("linear"), device="cuda")
+    slices = np.array([[[-1.0, 0.0, 1.0, 2.0, 3.0]]])
+    with Engine.open(toy_bundle(outputs=outputs), device="cpu", threads=1) as engine:
+        # Equal logits at 0 and 2: the first of them.
+        assert engine.labels(slices).tolist() == [[[0, 0, 1, 1, 2]]]
+        assert engine.labels(slices).dtype == np.uint8
+        assert engine.outputs(slices).keys() == set(outputs)
 
 
-def test_graph_that_contradicts_the_manifest_is_refused(exported: Exported, tmp_path: Path) -> None:
-    from autosam_deploy.bundle.reader import Bundle
-
-    shutil.copytree(exported("linear"), tmp_path / "b.autosam")
-    other = exported("cnn") / "model.fp32.onnx"
-    shutil.copy(other, tmp_path / "b.autosam" / "model.fp32.onnx")
-    bundle = Bundle.open(exported("linear"))
-    spec = bundle.manifest.model.model_copy(update={"outputs": ("labels",)})
-    wrong = bundle.manifest.model_copy(update={"model": spec, "outputs": spec.output_tensors})
-    with pytest.raises(BackendError, match="the graph contradicts the manifest"):
-        Engine.open(replace(bundle, manifest=wrong))
+def test_logits_that_were_not_exported(toy_bundle: Callable[..., Path]) -> None:
+    with (
+        Engine.open(toy_bundle(outputs=("labels",)), device="cpu", threads=1) as engine,
+        pytest.raises(
+            BackendInputError, match=r"no output 'logits'; .* export again with --outputs"
+        ),
+    ):
+        engine.logits(np.zeros((1, 5, 7)))
 
 
-def test_auto_batch_follows_the_encoder(exported: Exported) -> None:
-    with Engine.open(exported("linear"), threads=1) as engine:
-        assert engine.auto_batch() == 16
+def test_altered_bundle_is_not_opened(toy_bundle: Callable[..., Path]) -> None:
+    path = toy_bundle()
+    graph = path / "model.fp32.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    with pytest.raises(BundleError, match="was altered"):
+        Engine.open(path, device="cpu")

@@ -1,0 +1,193 @@
+"""ONNX Runtime's execution providers: which are usable, and sessions that stay on them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from autosam_deploy.errors import BackendError, BackendUnavailableError, DeviceUnavailableError
+
+#: Command-line word -> ONNX Runtime's name.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
+#: ONNX Runtime's log levels.
+_ERROR, _FATAL = 3, 4
+
+#: The work that a GPU is asked for. Shape arithmetic on the CPU is ONNX Runtime's own plan for
+#: graphs with dynamic sizes; any of these there means the provider did not take the model.
+_HEAVY = frozenset(
+    {
+        *("Attention", "MultiHeadAttention", "Softmax", "LayerNormalization"),
+        *("MatMul", "FusedMatMul", "Gemm", "FusedGemm"),
+        *("Conv", "FusedConv", "ConvTranspose", "Resize"),
+    }
+)
+
+
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime, quietly and without telemetry.
+
+    Raises:
+        BackendUnavailableError: it is not installed, or broken.
+    """
+    try:
+        import onnxruntime
+    except (ImportError, OSError) as error:
+        raise BackendUnavailableError(
+            "backend 'onnxruntime' cannot be loaded",
+            got=str(error),
+            todo="run: pip install onnxruntime-gpu (or onnxruntime on macOS)",
+        ) from error
+    # Slices of patients and telemetry do not go together.
+    onnxruntime.disable_telemetry_events()
+    onnxruntime.set_default_logger_severity(_ERROR)
+    return onnxruntime
+
+
+def cuda_devices() -> int:
+    """Count CUDA devices by the driver's own library; 0 without a driver.
+
+    ONNX Runtime lists its CUDA provider whether or not a device, a driver or the CUDA libraries
+    are there, so it cannot be asked.
+    """
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return count.value
+    return 0
+
+
+def open_session(ort: Any, path: Path, *, provider: str, index: int, threads: int) -> Any:
+    """Load a graph on one provider, or fail.
+
+    Args:
+        ort: the `onnxruntime` module.
+        path: the graph; its external data lies beside it.
+        provider: a key of `PROVIDERS`.
+        index: CUDA device number.
+        threads: of the CPU, for one run.
+
+    Raises:
+        DeviceUnavailableError: a GPU provider cannot be loaded or did not take the model.
+        BackendError: the graph cannot be loaded.
+    """
+    options = _session_options(ort, threads)
+    if provider == "cpu":
+        # The plan that ONNX Runtime makes of the first run of a size is allocated as one block
+        # beside the memory which that run left, from the second run on. ViT-B at 1024x1024, one
+        # slice, 2 cores: 2.3 GB at the peak with plans, 1.5 GB without, no slower. (An arena that
+        # shrinks after each run peaks as low there, but a small model took a third longer.)
+        options.enable_mem_pattern = False
+        return _create(ort, path, options, [PROVIDERS["cpu"]])
+    # Not `session.disable_cpu_ep_fallback`: it also refuses the shape arithmetic that ONNX Runtime
+    # keeps on the CPU by design, which every graph with dynamic sizes has. The placement of the
+    # nodes is read back and judged instead (`work_on_cpu`).
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    # CUDA and cuDNN from pip's nvidia-* wheels are on no search path; this finds them there. Its
+    # complaints are printed, and repeated by what follows.
+    with contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
+    # A provider that cannot be loaded is an ERROR line on the user's screen and a session on the
+    # CPU; the line's reason goes into our error instead.
+    ort.set_default_logger_severity(_FATAL)
+    try:
+        session = _create(ort, path, options, _gpu_providers(provider, index))
+    except BackendError as error:
+        raise DeviceUnavailableError(
+            f"ONNX Runtime cannot use {PROVIDERS[provider]}", got=str(error)
+        ) from error
+    finally:
+        ort.set_default_logger_severity(_ERROR)
+    if session.get_providers()[0] != PROVIDERS[provider]:
+        raise DeviceUnavailableError(
+            f"ONNX Runtime did not engage {PROVIDERS[provider]}",
+            got=_loader_message(ort, provider) or ", ".join(session.get_providers()),
+            todo="install the CUDA and cuDNN libraries it needs, or ask for --device cpu",
+        )
+    if heavy := sorted(work_on_cpu(session).keys() & _HEAVY):
+        raise DeviceUnavailableError(
+            f"{PROVIDERS[provider]} left work of the model to the CPU",
+            got=", ".join(heavy),
+            todo="use another --precision, or ask for --device cpu",
+        )
+    return session
+
+
+def work_on_cpu(session: Any) -> Counter[str]:
+    """Count the nodes of a GPU session that run on the CPU, by operator.
+
+    Empty where ONNX Runtime is too old to tell (before `get_provider_graph_assignment_info`).
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return Counter()
+    return Counter(
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name == PROVIDERS["cpu"]
+        for node in part.get_nodes()
+    )
+
+
+def _session_options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # What a session logs as an error it also raises: our message has it, once.
+    options.log_severity_level = _FATAL
+    return options
+
+
+def _gpu_providers(provider: str, index: int) -> list[tuple[str, dict[str, str]]]:
+    device = {"device_id": str(index)}
+    cuda = {
+        **device,
+        # The default, TF32, rounds float32 products to 10 bits of mantissa: no fp32 any more.
+        "use_tf32": "0",
+        # The default doubles the arena each time; batches near the device's size would not fit.
+        "arena_extend_strategy": "kSameAsRequested",
+        # The default tries every algorithm for every new slice size.
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+    providers = [(PROVIDERS["cuda"], cuda)]
+    if provider == "tensorrt":
+        # What TensorRT does not take stays on the GPU.
+        providers.insert(0, (PROVIDERS["tensorrt"], device))
+    return providers
+
+
+def _create(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
+    try:
+        # With ONNX Runtime's own fallback, a failing GPU moves the session to the CPU, at the
+        # start or in the middle of a volume, and prints that on stdout.
+        return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+    except Exception as error:
+        # ONNX Runtime's exceptions share no base class of their own.
+        raise BackendError(
+            f"ONNX Runtime cannot load '{path.name}'", got=str(error)[:300]
+        ) from error
+
+
+def _loader_message(ort: Any, provider: str) -> str | None:
+    """Return why a provider's library cannot be loaded (after ONNX Runtime tried), if so."""
+    pattern = {"win32": "{}.dll"}.get(sys.platform, "lib{}.so")
+    name = pattern.format(f"onnxruntime_providers_{provider}")
+    library = Path(ort.__file__).parent / "capi" / name
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return None

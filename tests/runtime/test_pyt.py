@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from autosam_deploy.bundle.reader import Bundle
+from autosam_deploy.errors import BackendError, BackendUnavailableError, OutOfMemoryError
+from autosam_deploy.runtime.engine import Engine
+from autosam_deploy.spec import HeadKind
+
+Exported = Callable[[HeadKind], Path]
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Any:
+    """The backend sets torch's number of threads for the whole process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def open_torch(bundle: Bundle | Path, **options: Any) -> Engine:
+    return Engine.open(bundle, backend="torch", **{"device": "cpu", "threads": 1, **options})
+
+
+def rewritten(
+    exported: Exported, tmp_path: Path, change: Callable[[dict[str, Any]], Any]
+) -> Bundle:
+    """Return the bundle with other weights, as an opened bundle that nobody hashes again."""
+    bundle = Bundle.open(exported("linear"), verify=False)
+    state = load_file(bundle.path / "weights.safetensors")
+    change(state)
+    save_file(state, tmp_path / "weights.safetensors")
+    return replace(bundle, path=tmp_path)
+
+
+def test_is_the_segmenter(exported: Exported) -> None:
+    from autosam_deploy.models.segmenter import Segmenter
+
+    bundle = Bundle.open(exported("linear"), verify=False)
+    segmenter = Segmenter(bundle.manifest.model).eval()
+    segmenter.load_state_dict(load_file(bundle.path / "weights.safetensors"), strict=True)
+    slices = np.random.default_rng(0).normal(size=(2, 1, 30, 41)).astype(np.float32)
+    with open_torch(bundle) as engine, torch.inference_mode():
+        expected = segmenter(torch.from_numpy(slices)).numpy()
+        np.testing.assert_array_equal(engine.logits(slices), expected)
+
+
+def test_read_only_slices_are_no_warning(exported: Exported) -> None:
+    slices = np.zeros((1, 1, 9, 9), np.float32)
+    slices.flags.writeable = False
+    with open_torch(exported("linear")) as engine, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert engine.labels(slices).shape == (1, 9, 9)
+
+
+def test_outputs_can_be_written_by_the_caller(exported: Exported) -> None:
+    with open_torch(exported("linear")) as engine:
+        engine.logits(np.zeros((1, 9, 9)))[:] = 0
+        engine.labels(np.zeros((1, 9, 9)))[:] = 0
+
+
+def test_threads_are_set(exported: Exported) -> None:
+    with open_torch(exported("linear"), threads=2) as engine:
+        assert engine.info.threads == torch.get_num_threads() == 2
+
+
+def test_half_is_refused(exported: Exported) -> None:
+    with pytest.raises(BackendError, match="'torch' is the float32 reference; got fp16"):
+        open_torch(exported("linear"), precision="fp16")
+
+
+def test_providers_are_refused(exported: Exported) -> None:
+    with pytest.raises(BackendError, match="belong to backend 'onnxruntime'; got provider cuda"):
+        open_torch(exported("linear"), provider="cuda")
+
+
+def test_slim_bundle_is_refused(toy_bundle: Callable[..., Path]) -> None:
+    with pytest.raises(BackendError, match=r"no weights .*--slim"):
+        open_torch(toy_bundle())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.popitem(), "do not fit; got .*Missing key"),
+        (lambda state: state.update(extra=torch.zeros(1)), "do not fit; got .*Unexpected key"),
+        (
+            lambda state: state.update({key: value[None] for key, value in state.items()}),
+            "do not fit; got .*size mismatch",
+        ),
+        (
+            lambda state: state.update({key: value.half() for key, value in state.items()}),
+            "not float32; got torch.float16",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit(
+    exported: Exported, tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    with pytest.raises(BackendError, match=rf"the bundle's weights .*{message}"):
+        open_torch(rewritten(exported, tmp_path, change))
+
+
+def test_weights_that_are_no_weights(exported: Exported, tmp_path: Path) -> None:
+    bundle = rewritten(exported, tmp_path, lambda state: None)
+    (tmp_path / "weights.safetensors").write_text("text")
+    with pytest.raises(BackendError, match=r"the bundle's weights do not fit; got .*[Hh]eader"):
+        open_torch(bundle)
+
+
+def test_full_memory(exported: Exported) -> None:
+    """The CPU allocator of torch raises a plain RuntimeError."""
+    with open_torch(exported("linear")) as engine:
+
+        def full(slices: torch.Tensor) -> torch.Tensor:
+            return torch.empty(1 << 60)
+
+        engine.backend.segmenter = full  # type: ignore[attr-defined]
+        with pytest.raises(OutOfMemoryError, match=r"a batch of 2 slices .*can't allocate memory"):
+            engine.labels(np.zeros((2, 9, 9)))
+
+
+def test_other_failures_are_one_line(exported: Exported) -> None:
+    with open_torch(exported("linear")) as engine:
+
+        def fail(slices: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("cuDNN says\nno")
+
+        engine.backend.segmenter = fail  # type: ignore[attr-defined]
+        with pytest.raises(BackendError, match="torch failed; got cuDNN says no"):
+            engine.labels(np.zeros((2, 9, 9)))
+
+
+def test_without_torch(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autosam_deploy.errors import MissingExtraError
+    from autosam_deploy.runtime import pyt
+
+    def absent(module: str, *, extra: str, feature: str) -> Any:
+        raise MissingExtraError(f"{feature} needs '{module}'", todo=f"pip install [{extra}]")
+
+    monkeypatch.setattr(pyt, "require", absent)
+    with pytest.raises(BackendUnavailableError, match=r"backend 'torch' needs 'torch'; .*\[export"):
+        open_torch(exported("linear"))
