@@ -58,7 +58,7 @@ typecheck: $(VENV)/.dev-$(HASH)
 	cd build/typecheck && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p autosam_deploy
 
 schema: $(VENV)/.dev-$(HASH)
-	$(BIN)/python -m autosam_deploy.bundle.schema docs/manifest.schema.json
+	$(BIN)/python -m autosam_deploy.bundle.schema
 
 clean:
 	rm -rf build $(RUNS)

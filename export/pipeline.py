@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import shlex
 import sys
@@ -299,10 +300,17 @@ def _write_golden(writer: BundleWriter, truth: Truth) -> tuple[GoldenCase, ...]:
 
 def _run_graph(bundle: Bundle, truth: Truth, precision: Precision) -> list[dict[str, Array]]:
     """Run every sample through the same Engine that users have."""
-    with Engine.open(
-        bundle, backend="onnxruntime", device="cpu", precision=precision, verify=False
-    ) as engine:
-        return [engine.outputs(batch) for batch in truth.samples.batches]
+    logger = logging.getLogger("autosam_deploy.runtime")
+    level = logger.level
+    # Half precision is slow on a CPU; here it is run to be compared, not to be fast.
+    logger.setLevel(logging.ERROR)
+    try:
+        with Engine.open(
+            bundle, backend="onnxruntime", device="cpu", precision=precision, verify=False
+        ) as engine:
+            return [engine.outputs(batch) for batch in truth.samples.batches]
+    finally:
+        logger.setLevel(level)
 
 
 def _versions() -> dict[str, str]:

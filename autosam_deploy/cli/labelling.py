@@ -74,6 +74,7 @@ class Run:
     engine: dict[str, Any]
     cases: list[CaseResult]
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the run as JSON values."""
@@ -169,6 +170,9 @@ def label_cases(tasks: list[Task], job: Job, *, console: Console) -> Run:
             for task in tasks:
                 run.cases.append(_label_case(task, job, engine, progress))
                 progress.advance(everything)
+        # Batches that were halved on the way are part of what is in use.
+        run.engine = engine.info.as_dict()
+        run.notes = [*engine.bundle.notes, *engine.info.notes]
     run.seconds = time.perf_counter() - start
     return run
 

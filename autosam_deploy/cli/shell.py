@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -32,8 +33,10 @@ class AutosamCommand(click.Command):
 def report_errors(ctx: click.Context, run: Callable[[], Any]) -> Any:
     """Call `run`; an `AutosamError` becomes one line on stderr and its exit code.
 
-    With `--debug` (read from the context's parameters) the error keeps its traceback.
+    With `--debug` (read from the context's parameters) the error keeps its traceback. Warnings of
+    the library go to stderr as one line each.
     """
+    _show_warnings()
     try:
         return run()
     except AutosamError as error:
@@ -41,6 +44,14 @@ def report_errors(ctx: click.Context, run: Callable[[], Any]) -> Any:
             raise
         click.echo(f"error: {error}", err=True)
         ctx.exit(error.exit_code)
+
+
+def _show_warnings() -> None:
+    logger = logging.getLogger("autosam_deploy")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        logger.addHandler(handler)
 
 
 def _parents(ctx: click.Context) -> list[click.Context]:
