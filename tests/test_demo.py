@@ -44,10 +44,16 @@ def test_demo(tmp_path: Path, head: str, least: float) -> None:
             "--report",
             runs / "demo" / "predicted.json",
         )
-    text = run(demo, "report", "--runs", runs, "--labels", labels)
+    text = run(demo, "report", "--runs", runs, "--head", head, "--labels", labels)
     rows = re.findall(r"heart_00([89]).*?([01]\.\d{3}) │$", text, re.MULTILINE)
     assert [row[0] for row in rows] == ["8", "9"]
     assert max(float(row[1]) for row in rows) >= least
+    for written in (runs / head / "model.autosam", runs / "demo" / "labelsTr"):
+        assert re.search(rf"\d [kM]B  {re.escape(str(written))}$", text, re.MULTILINE)
+    assert text.endswith(f"open this picture: {(labels / 'heart_009.png').resolve()}\n")
+    assert json.loads((runs / head / "run.json").read_text("utf-8"))["command"].endswith(
+        f"--head {head} --epochs 3"
+    )
     for name in ("heart_008", "heart_009"):
         assert (labels / f"{name}.nii.gz").is_file()
         assert Image.open(labels / f"{name}.png").size[0] > 500

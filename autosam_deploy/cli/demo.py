@@ -5,11 +5,13 @@ The steps between are the commands that users have: `autosam-export` and `autosa
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from autosam_deploy.cli.shell import AutosamGroup
@@ -23,7 +25,20 @@ if TYPE_CHECKING:
 _ENCODER_SEED = 0
 
 
-@click.group(cls=AutosamGroup, context_settings={"help_option_names": ["-h", "--help"]})
+_EXAMPLES = """\b
+Examples (what `make demo` runs):
+  autosam-demo fit
+  autosam-export --head autosam --fp16 --samples runs/demo/imagesTr
+  autosam-predict runs/autosam/model.autosam -i runs/demo/imagesTs -o runs/demo/predicted --preview
+  autosam-demo report --labels runs/demo/predicted
+"""
+
+
+@click.group(
+    cls=AutosamGroup,
+    epilog=_EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """Make a labelled phantom set, fit a head on it, and report on its labels."""
@@ -64,27 +79,34 @@ def fit(runs: Path, kind: HeadKind, epochs: int) -> None:
     sam = data / "encoder.safetensors"
     write_encoder(sam, seeded_encoder_state(ENCODERS["vit_tiny"], _ENCODER_SEED))
     volumes = load_labelled(data / "imagesTr", data / "labelsTr", num_classes=len(PHANTOM_CLASSES))
-    head, best = train_head(
-        volumes,
-        runs / kind,
-        kind=kind,
-        class_names=PHANTOM_CLASSES,
-        sam_checkpoint=sam,
-        config=FitConfig(epochs=epochs),
-        report=show,
-    )
+    command = ["autosam-demo", "fit", "--runs", str(runs), "--head", kind, "--epochs", str(epochs)]
+    columns = TextColumn("  embeddings of slices"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task("embeddings", total=None)
+        head, best = train_head(
+            volumes,
+            runs / kind,
+            kind=kind,
+            class_names=PHANTOM_CLASSES,
+            sam_checkpoint=sam,
+            config=FitConfig(epochs=epochs),
+            command=shlex.join(command),
+            report=show,
+            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+        )
     console.print(f"wrote {head}: validation Dice {best.dice:.3f} in epoch {best.number}")
 
 
 @main.command()
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("--head", "kind", type=click.Choice(HEAD_KINDS), default="autosam", show_default=True)
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
     required=True,
     help="Folder that autosam-predict wrote.",
 )
-def report(runs: Path, labels: Path) -> None:
+def report(runs: Path, kind: HeadKind, labels: Path) -> None:
     """Compare labels with the truth of the held-out phantoms and say which files to look at."""
     from autosam_deploy.metrics import dice, mean_foreground
     from autosam_deploy.volumes.cases import find_cases
@@ -104,7 +126,20 @@ def report(runs: Path, labels: Path) -> None:
         table.add_row(case.name, *(f"{value:.3f}" for value in values))
     console = Console()
     console.print(table)
-    pictures = sorted(labels.glob("*.png"))
-    console.print(f"labels and pictures: {labels}/")
-    for picture in pictures:
+    console.print("files written:")
+    for path in _written(runs / "demo", runs / kind, labels):
+        console.print(f"  {_size(path):>9}  {path}", soft_wrap=True, highlight=False)
+    for picture in sorted(labels.glob("*.png")):
         console.print(f"open this picture: {picture.resolve()}", soft_wrap=True)
+
+
+def _written(*folders: Path) -> list[Path]:
+    """Return what lies in the folders; a bundle or a set of volumes is one entry."""
+    return [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+
+
+def _size(path: Path) -> str:
+    """Return the size of a file or of all files in a folder."""
+    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+    total = sum(one.stat().st_size for one in files)
+    return f"{total / 1e6:.1f} MB" if total >= 1e5 else f"{total / 1e3:.1f} kB"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from autosam_deploy.volumes.volume import same_space
 
 @dataclass(frozen=True)
 class LabelledSlices:
-    """Slices of one volume: raw (N, H, W) float32, labels (N, H, W) uint8, mm per pixel."""
+    """Slices of one volume: its name, raw (N, H, W) float32, labels (N, H, W) uint8."""
 
     name: str
     slices: NDArray[np.float32]
@@ -54,12 +53,12 @@ def load_labelled(
             expected="one label file for every volume, with its name",
         )
     return [
-        _load_pair(image_cases[name].path, label_cases[name].path, num_classes, axis)
+        _load_pair(name, image_cases[name].path, label_cases[name].path, num_classes, axis)
         for name in sorted(image_cases)
     ]
 
 
-def _load_pair(image: Path, label: Path, num_classes: int, axis: Axis) -> LabelledSlices:
+def _load_pair(name: str, image: Path, label: Path, num_classes: int, axis: Axis) -> LabelledSlices:
     volume, truth = read_volume(image), read_labels(label)
     if volume.array.shape != truth.array.shape:
         raise VolumeError(
@@ -81,12 +80,7 @@ def _load_pair(image: Path, label: Path, num_classes: int, axis: Axis) -> Labell
         raise VolumeError(f"'{label}' holds no foreground", todo="leave the volume out")
     chosen = resolve_axis(volume.geometry, axis)
     return LabelledSlices(
-        volume.name,
+        name,
         slices_along(volume.array, chosen).astype(np.float32),
         np.ascontiguousarray(slices_along(truth.array, chosen)),
     )
-
-
-def count_slices(volumes: Sequence[LabelledSlices]) -> int:
-    """Return the number of slices of all volumes."""
-    return sum(len(volume.slices) for volume in volumes)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autosam_deploy.errors import UsageError
 from autosam_deploy.training.data import LabelledSlices
 
 Embed = Callable[[Tensor], Tensor]
@@ -46,17 +47,24 @@ def embed_volumes(
         embed: raw slices (B, 1, H, W) float32 -> embeddings (B, C, Sh, Sw).
         batch: slices per call.
         progress: called with (slices done, slices in all).
+
+    Raises:
+        UsageError: there are no slices.
     """
     total = sum(len(volume.slices) for volume in volumes)
-    parts = []
-    done = 0
+    if total == 0:
+        raise UsageError("slices to embed", got="none", expected="at least one")
+    embeddings, done = torch.empty(0), 0
     with torch.no_grad():
         for volume in volumes:
             for start in range(0, len(volume.slices), batch):
-                chunk = torch.from_numpy(volume.slices[start : start + batch])
-                parts.append(embed(chunk.unsqueeze(1)).float())
-                done += len(chunk)
+                part = embed(torch.from_numpy(volume.slices[start : start + batch]).unsqueeze(1))
+                if done == 0:
+                    # One allocation: joining parts at the end would need the memory twice.
+                    embeddings = torch.empty(total, *part.shape[1:], dtype=torch.float32)
+                embeddings[done : done + len(part)] = part
+                done += len(part)
                 if progress is not None:
                     progress(done, total)
     labels = tuple(mask for volume in volumes for mask in volume.labels)
-    return EmbeddedSlices(torch.cat(parts), labels)
+    return EmbeddedSlices(embeddings, labels)

@@ -11,10 +11,10 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from autosam_deploy.errors import AutosamError, UsageError
@@ -35,6 +35,8 @@ class FitConfig:
     """How to fit; the defaults are the reference's.
 
     patience: epochs without a lower training loss before the learning rate is halved.
+    time_limit_s: no epoch begins after this many seconds, but one is always run. With a limit the
+    result depends on the machine's speed, so only `epochs` is reproducible.
     """
 
     epochs: int = 120
@@ -42,6 +44,7 @@ class FitConfig:
     learning_rate: float = 5e-4
     patience: int = 10
     seed: int = 0
+    time_limit_s: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work.
@@ -49,9 +52,10 @@ class FitConfig:
         Raises:
             UsageError: naming the value.
         """
-        for name in ("epochs", "batch", "learning_rate", "patience"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"training {name}", got=str(getattr(self, name)), expected="> 0")
+        for name in ("epochs", "batch", "learning_rate", "patience", "time_limit_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"training {name}", got=str(value), expected="> 0")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,19 @@ class Epoch:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Score:
+    """How a head does on slices.
+
+    dice: mean foreground Dice over all slices together (0..1), NaN without any foreground.
+    spread: the largest difference that any class's logits show between two pixels of the slices; 0
+    is a head that answers the same everywhere.
+    """
+
+    dice: float
+    spread: float
+
+
 @dataclass
 class FitResult:
     """The head's best state (by validation Dice) and the history of all epochs."""
@@ -75,6 +92,7 @@ class FitResult:
 
 
 Report = Callable[[Epoch], None]
+Resize = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
 def fit_head(
@@ -90,7 +108,7 @@ def fit_head(
     """Fit a head; the same seed gives the same weights on one machine.
 
     Args:
-        head: its weights are the start; they are changed.
+        head: its weights are the start; they are changed, and end as the last epoch left them.
         train: slices to learn from.
         validation: slices that choose the best epoch.
         preprocess: the recipe, for the way from logits to slice size.
@@ -99,109 +117,134 @@ def fit_head(
         report: called after every epoch.
 
     Raises:
+        UsageError: no slices to learn from, or no foreground to validate on.
         TrainingError: the loss is not finite, or all outputs became constant.
         MissingExtraError: MONAI is not installed.
     """
     config = config or FitConfig()
-    losses = require("monai.losses", extra="train", feature="training a head")
-    loss_of = losses.DiceCELoss(
-        include_background=False, to_onehot_y=True, softmax=True, batch=True
-    )
-    optimiser = torch.optim.Adam(head.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimiser, factor=0.5, patience=config.patience
-    )
-    order = np.random.default_rng(config.seed)
-    history: list[Epoch] = []
-    best: tuple[Epoch, dict[str, Tensor]] | None = None
+    if not len(train) or not any(mask.any() for mask in validation.labels):
+        raise UsageError(
+            "slices to fit a head on",
+            got=f"{len(train)} for training, {len(validation)} for validation",
+            expected="at least one of each, and foreground among those for validation",
+        )
 
     def resize(low: Tensor, size: tuple[int, int]) -> Tensor:
         return to_slice_size(low, preprocess, image_size, size)
 
+    trainer = _Trainer(head, config, resize)
+    history: list[Epoch] = []
+    state: dict[str, Tensor] = {}
+    highest = -1.0  # below any Dice, and Dice is a number: validation has foreground
+    begun = time.perf_counter()
     for number in range(1, config.epochs + 1):
-        begun = time.perf_counter()
-        loss = _epoch(head, train, loss_of, optimiser, resize, order, config, number)
-        schedule.step(loss)
+        start = time.perf_counter()
+        if history and config.time_limit_s is not None and start - begun >= config.time_limit_s:
+            break
+        loss = trainer.epoch(train, number)
         score = evaluate_head(head, validation, resize)
-        epoch = Epoch(
-            number, loss, score, optimiser.param_groups[0]["lr"], time.perf_counter() - begun
-        )
+        _check_alive(score, number)
+        epoch = Epoch(number, loss, score.dice, trainer.rate, time.perf_counter() - start)
+        if epoch.dice > highest:
+            highest, state = epoch.dice, copy.deepcopy(head.state_dict())
         history.append(epoch)
-        if best is None or epoch.dice > best[0].dice:
-            best = epoch, copy.deepcopy(head.state_dict())
         if report is not None:
             report(epoch)
-    if best is None:
-        raise TrainingError("no epoch was run")
-    return FitResult(best[1], best[0], history)
+    return FitResult(state, max(history, key=lambda epoch: epoch.dice), history)
 
 
-def _epoch(
-    head: Head,
-    train: EmbeddedSlices,
-    loss_of: Any,
-    optimiser: torch.optim.Optimizer,
-    resize: Callable[[Tensor, tuple[int, int]], Tensor],
-    order: np.random.Generator,
-    config: FitConfig,
-    number: int,
-) -> float:
-    """Run one epoch and return its mean loss."""
-    head.train()
-    total, steps = 0.0, 0
-    shuffled = order.permutation(len(train))
-    for first in range(0, len(train), config.batch):
-        chosen = shuffled[first : first + config.batch]
-        low = head(train.embeddings[torch.from_numpy(chosen)])
+class _Trainer:
+    """Head, optimiser and schedule: what changes from step to step."""
+
+    def __init__(self, head: Head, config: FitConfig, resize: Resize) -> None:
+        losses = require("monai.losses", extra="train", feature="training a head")
+        self.head, self.config, self.resize = head, config, resize
+        self.loss_of = losses.DiceCELoss(
+            include_background=False, to_onehot_y=True, softmax=True, batch=True
+        )
+        self.optimiser = torch.optim.Adam(head.parameters(), lr=config.learning_rate)
+        self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimiser, factor=0.5, patience=config.patience
+        )
+        self.order = np.random.default_rng(config.seed)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate in use."""
+        return float(self.optimiser.param_groups[0]["lr"])
+
+    def epoch(self, slices: EmbeddedSlices, number: int) -> float:
+        """Go once over all slices in a new order; return the mean loss."""
+        self.head.train()
+        shuffled = self.order.permutation(len(slices))
+        losses = []
+        for step, first in enumerate(range(0, len(slices), self.config.batch), start=1):
+            chosen = shuffled[first : first + self.config.batch]
+            loss = self._loss(slices, chosen)
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise TrainingError(
+                    "the training loss is not finite",
+                    got=f"{losses[-1]} in epoch {number}, step {step}, training slices "
+                    f"{', '.join(str(index) for index in sorted(chosen))}",
+                    todo="lower the learning rate, or look for odd slices",
+                )
+            self.optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step()
+        mean = sum(losses) / len(losses)
+        self.schedule.step(mean)
+        return mean
+
+    def _loss(self, slices: EmbeddedSlices, chosen: NDArray[np.int64]) -> Tensor:
+        low = self.head(slices.embeddings[torch.from_numpy(chosen)])
         # Slices may differ in size: their pixels are put in one row, which is all that
         # cross-entropy and batch Dice need.
-        masks = [torch.from_numpy(train.labels[index]) for index in chosen]
-        logits = torch.cat(
-            [
-                resize(low[i : i + 1], (mask.shape[0], mask.shape[1])).flatten(2)
-                for i, mask in enumerate(masks)
-            ],
-            dim=2,
-        )
+        masks = [torch.from_numpy(slices.labels[index]) for index in chosen]
+        logits = [
+            self.resize(low[i : i + 1], (mask.shape[0], mask.shape[1])).flatten(2)
+            for i, mask in enumerate(masks)
+        ]
         target = torch.cat([mask.flatten() for mask in masks]).long()[None, None]
-        loss = loss_of(logits, target)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                "the training loss is not finite",
-                got=f"{value} in epoch {number}, step {steps + 1}",
-                todo="lower the learning rate, or look for odd slices",
-            )
-        if steps == 0 and number > 1 and float((low.max() - low.min()).detach()) == 0:
-            raise TrainingError(
-                "the head died: all of its logits are equal",
-                got=f"epoch {number}",
-                todo="train without the final ReLU, or with another seed or learning rate",
-            )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        total, steps = total + value, steps + 1
-    return total / steps
+        loss: Tensor = self.loss_of(torch.cat(logits, dim=2), target)
+        return loss
 
 
-def evaluate_head(
-    head: Head,
-    slices: EmbeddedSlices,
-    resize: Callable[[Tensor, tuple[int, int]], Tensor],
-    *,
-    batch: int = 8,
-) -> float:
-    """Return the mean foreground Dice over all slices together (0..1)."""
+def _check_alive(score: Score, number: int) -> None:
+    """Refuse a head that answers the same everywhere: nothing it sees can change that.
+
+    Raises:
+        TrainingError: every class has one logit for all pixels of all validation slices.
+    """
+    if score.spread == 0:
+        raise TrainingError(
+            "the head died: its logits are the same for every pixel",
+            got=f"constant output in epoch {number}",
+            todo="train without the final ReLU, or with another seed or learning rate",
+        )
+
+
+def evaluate_head(head: Head, slices: EmbeddedSlices, resize: Resize, *, batch: int = 8) -> Score:
+    """Label slices and compare with the truth.
+
+    Args:
+        head: in any mode; left in evaluation mode.
+        slices: embeddings and labels.
+        resize: (low-resolution logits (1, K, h, w), slice (H, W)) -> logits (1, K, H, W).
+        batch: slices per call of the head.
+    """
     head.eval()
-    found, wanted = [], []
+    found, wanted, lowest, highest = [], [], [], []
     with torch.no_grad():
         for first in range(0, len(slices), batch):
             low = head(slices.embeddings[first : first + batch])
+            lowest.append(low.amin(dim=(0, 2, 3)))
+            highest.append(low.amax(dim=(0, 2, 3)))
             for index, one in enumerate(low):
                 mask = slices.labels[first + index]
                 logits = resize(one[None], (mask.shape[0], mask.shape[1]))
                 found.append(logits.argmax(dim=1).to(torch.uint8).numpy().ravel())
                 wanted.append(mask.ravel())
     scores = dice(np.concatenate(found), np.concatenate(wanted), num_classes=head.spec.num_classes)
-    return mean_foreground(scores)
+    spread = torch.stack(highest).amax(dim=0) - torch.stack(lowest).amin(dim=0)
+    return Score(mean_foreground(scores), float(spread.max()))

@@ -11,7 +11,7 @@ from autosam_deploy.errors import CheckpointError, UsageError
 from autosam_deploy.fused.segmenter import fuse
 from autosam_deploy.models.checkpoints import Checkpoint, HeadInfo, read_checkpoint
 from autosam_deploy.models.encoder import resize_encoder_state
-from autosam_deploy.models.heads import Head
+from autosam_deploy.models.heads import Head, initialise_from_sam
 from autosam_deploy.models.segmenter import Segmenter
 from autosam_deploy.spec import (
     AutosamHead,
@@ -49,6 +49,7 @@ def train_head(
     sam_checkpoint: Path,
     config: FitConfig | None = None,
     validation: int = 1,
+    command: str | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
 ) -> tuple[Path, Epoch]:
@@ -57,11 +58,12 @@ def train_head(
     Args:
         volumes: labelled slices; the last `validation` of them choose the best epoch.
         folder: `runs/<head>`; gets head.safetensors, run.json and metrics.json.
-        kind: head to fit.
+        kind: head to fit; `autosam` starts from SAM's own mask decoder where the file has one.
         class_names: background first.
         sam_checkpoint: file with the frozen encoder's weights.
         config: how to fit; None is the reference's recipe.
         validation: number of volumes kept for choosing the epoch.
+        command: the command line, for run.json.
         report: called after every epoch.
         progress: called while embeddings are computed, (slices done, slices in all).
 
@@ -81,18 +83,11 @@ def train_head(
         )
     config = config or FitConfig()
     sam = read_checkpoint(sam_checkpoint)
-    spec = ModelSpec(
-        encoder=_encoder(sam),
-        head=head_spec(kind, num_classes=len(class_names), embed_dim=_encoder(sam).out_chans),
-        classes=default_classes(len(class_names), class_names),
-        preprocess=PreprocessSpec(),
-    )
-    embed = fuse(_segmenter(spec, sam)).embed
-    embedded = embed_volumes(volumes, embed, progress=progress)
+    spec = _model_spec(sam, kind, class_names)
+    embedded = embed_volumes(volumes, fuse(_segmenter(spec, sam)).embed, progress=progress)
     held_out = sum(len(volume.slices) for volume in volumes[-validation:])
-    torch.manual_seed(config.seed)
     result = fit_head(
-        Head(spec.head),
+        start_head(spec.head, sam, seed=config.seed),
         embedded.part(0, len(embedded) - held_out),
         embedded.part(len(embedded) - held_out, len(embedded)),
         preprocess=spec.preprocess,
@@ -113,7 +108,40 @@ def train_head(
             "seed": config.seed,
         },
     )
-    return save_result(folder, result, info, sam_checkpoint=sam_checkpoint), result.best
+    head = save_result(folder, result, info, sam_checkpoint=sam_checkpoint, command=command)
+    return head, result.best
+
+
+def start_head(spec: HeadSpec, sam: Checkpoint, *, seed: int) -> Head:
+    """Return the head that training starts from.
+
+    As the reference does, the autosam head takes what SAM's own mask decoder has under the same
+    names. The positional matrix and, without such a decoder, all other weights are random.
+
+    Args:
+        spec: of the head.
+        sam: SAM's weights, with or without its mask decoder.
+        seed: of the random weights.
+
+    Raises:
+        CheckpointError: a weight of SAM's decoder has another shape than the head's.
+    """
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        head = Head(spec)
+    if isinstance(spec, AutosamHead) and sam.sam_decoder_state is not None:
+        head.load_state_dict(initialise_from_sam(head.state_dict(), sam.sam_decoder_state))
+    return head
+
+
+def _model_spec(sam: Checkpoint, kind: HeadKind, class_names: tuple[str, ...]) -> ModelSpec:
+    encoder = _encoder(sam)
+    return ModelSpec(
+        encoder=encoder,
+        head=head_spec(kind, num_classes=len(class_names), embed_dim=encoder.out_chans),
+        classes=default_classes(len(class_names), class_names),
+        preprocess=PreprocessSpec(),
+    )
 
 
 def _encoder(sam: Checkpoint) -> EncoderSpec:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MAX_FILE, MAX_FUNCTION, MAX_POSITIONAL = 400, 60, 5
+MAX_FILE, MAX_POSITIONAL = 400, 5
+#: Lines of a function's body, and of all of it with signature and docstring.
+MAX_FUNCTION, MAX_WHOLE_FUNCTION = 60, 100
 
 
 def python_files(*folders: str) -> Iterator[Path]:
@@ -30,16 +32,27 @@ def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def too_long(source: str) -> list[str]:
-    return [n.name for n in functions(ast.parse(source)) if body_lines(n) > MAX_FUNCTION]
-
-
-def too_many_positional(source: str) -> list[str]:
-    """Functions that take more than five arguments by position (private ones may)."""
     return [
         node.name
         for node in functions(ast.parse(source))
-        if not node.name.startswith("_")
-        and len([a for a in node.args.args if a.arg not in ("self", "cls")]) > MAX_POSITIONAL
+        if body_lines(node) > MAX_FUNCTION
+        or (node.end_lineno or 0) - node.lineno >= MAX_WHOLE_FUNCTION
+    ]
+
+
+def too_many_positional(source: str) -> list[str]:
+    """Functions that take more than five arguments by position."""
+    return [
+        node.name
+        for node in functions(ast.parse(source))
+        if len(
+            [
+                one
+                for one in (*node.args.posonlyargs, *node.args.args)
+                if one.arg not in ("self", "cls")
+            ]
+        )
+        > MAX_POSITIONAL
     ]
 
 
@@ -52,14 +65,14 @@ def raises_without_match(source: str) -> list[int]:
         node.lineno
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func) == "pytest.raises"
+        and ast.unparse(node.func) in ("pytest.raises", "raises")
         and not any(keyword.arg == "match" for keyword in node.keywords)
     ]
 
 
 @pytest.mark.parametrize(
     "path",
-    python_files("autosam_deploy", "export", "benchmarks"),
+    list(python_files("autosam_deploy", "export", "benchmarks")),
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_source(path: Path) -> None:
@@ -71,18 +84,25 @@ def test_source(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", python_files("tests"), ids=lambda path: str(path.relative_to(ROOT))
+    "path", list(python_files("tests")), ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_tests(path: Path) -> None:
     source = path.read_text("utf-8")
     assert len(source.splitlines()) <= MAX_FILE
+    assert too_long(source) == []
     assert raises_without_match(source) == []
 
 
 def test_checkers_find_what_they_look_for() -> None:
     long = "def f():\n" + "    x = 1\n" * (MAX_FUNCTION + 1)
     assert too_long(long) == ["f"]
+    assert too_long(long.replace("    x = 1\n", "", 1)) == []
+    documented = 'def f():\n    """Do.\n' + "\n" * MAX_WHOLE_FUNCTION + '    """\n    x = 1\n'
+    assert too_long(documented) == ["f"]
     assert too_many_positional("def f(a, b, c, d, e, g): ...") == ["f"]
+    assert too_many_positional("def _f(a, b, /, c, d, e, g): ...") == ["_f"]
     assert too_many_positional("def f(a, b, c, d, e, *, g): ...") == []
     assert asserts("assert True") == [1]
     assert raises_without_match("with pytest.raises(ValueError):\n    f()") == [1]
+    assert raises_without_match("with raises(ValueError):\n    f()") == [1]
+    assert raises_without_match("with pytest.raises(ValueError, match='x'):\n    f()") == []

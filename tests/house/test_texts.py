@@ -20,8 +20,13 @@ FORBIDDEN = {
 
 
 def tracked() -> list[Path]:
+    """Text files that are tracked, or would be if one added everything."""
     listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.split()
     return [ROOT / name for name in listed if Path(name).suffix in TEXT]
 

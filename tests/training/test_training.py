@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,15 @@ from autosam_deploy.models.heads import Head
 from autosam_deploy.spec import HEAD_KINDS, HeadKind, ModelSpec, PreprocessSpec
 from autosam_deploy.training.data import LabelledSlices, load_labelled
 from autosam_deploy.training.embeddings import EmbeddedSlices, embed_volumes
-from autosam_deploy.training.fit import FitConfig, TrainingError, fit_head
-from autosam_deploy.training.run import head_spec, train_head
+from autosam_deploy.training.fit import (
+    Epoch,
+    FitConfig,
+    FitResult,
+    TrainingError,
+    evaluate_head,
+    fit_head,
+)
+from autosam_deploy.training.run import head_spec, start_head, train_head
 from autosam_deploy.volumes.phantom import make_phantom, write_phantom_set
 from autosam_deploy.volumes.volume import Volume
 from autosam_deploy.volumes.write import write_volume
@@ -46,7 +55,7 @@ def easy_slices(model_spec: SpecFactory, kind: HeadKind) -> tuple[Head, Embedded
     return Head(spec), EmbeddedSlices(embeddings, masks)
 
 
-def fit(head: Head, slices: EmbeddedSlices, **fields: float) -> object:
+def fit(head: Head, slices: EmbeddedSlices, **fields: float) -> FitResult:
     config = replace(FitConfig(epochs=15, learning_rate=3e-3), **fields)
     return fit_head(
         head, slices, slices, preprocess=PreprocessSpec(), image_size=(48, 48), config=config
@@ -81,26 +90,84 @@ def test_sizes_may_differ(model_spec: SpecFactory) -> None:
 def test_loss_that_is_not_finite_names_the_step(model_spec: SpecFactory) -> None:
     head, slices = easy_slices(model_spec, "linear")
     slices.embeddings[5] = float("nan")
-    with pytest.raises(TrainingError, match=r"loss is not finite; got nan in epoch 1, step [12]"):
+    with pytest.raises(
+        TrainingError, match=r"not finite; got nan in epoch 1, step [12], training slices .*\b5\b"
+    ):
         fit(head, slices)
+
+
+def constant_head(model_spec: SpecFactory, *, bias: tuple[float, ...], relu: bool) -> Head:
+    """A linear head whose last layer ignores what comes before it."""
+    spec = model_spec("linear").head.model_copy(update={"final_relu": relu})
+    head = Head(spec)
+    with torch.no_grad():
+        head.mask_decoder.final[2].weight.zero_()
+        head.mask_decoder.final[2].bias.copy_(torch.tensor(bias))
+    return head
 
 
 def test_dead_head_is_noticed(model_spec: SpecFactory) -> None:
     """The reference's ReLU on logits can die: all are zero and nothing moves them."""
-    head, slices = easy_slices(model_spec, "linear")
-    spec = head.spec.model_copy(update={"final_relu": True})
-    dead = Head(spec)
-    with torch.no_grad():
-        dead.mask_decoder.final[2].weight.zero_()
-        dead.mask_decoder.final[2].bias.fill_(-1.0)
-    with pytest.raises(TrainingError, match="the head died: all of its logits are equal"):
-        fit(dead, slices)
+    _, slices = easy_slices(model_spec, "linear")
+    dead = constant_head(model_spec, bias=(-1.0, -1.0, -1.0), relu=True)
+    with pytest.raises(TrainingError, match=r"head died: .* got constant output in epoch 1"):
+        fit(dead, slices, epochs=1)
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch", "learning_rate", "patience"])
+def test_constant_output_is_seen_though_classes_differ(model_spec: SpecFactory) -> None:
+    _, slices = easy_slices(model_spec, "linear")
+    head = constant_head(model_spec, bias=(1.0, 2.0, 3.0), relu=False)
+    score = evaluate_head(head, slices, lambda low, size: low)
+    assert score.spread == 0
+    assert 0 < score.dice < 0.5
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch", "learning_rate", "patience", "time_limit_s"])
 def test_impossible_settings(name: str) -> None:
     with pytest.raises(UsageError, match=f"training {name}; got 0; expected > 0"):
         replace(FitConfig(), **{name: 0})
+
+
+def test_time_limit_stops_after_a_whole_epoch(model_spec: SpecFactory) -> None:
+    head, slices = easy_slices(model_spec, "linear")
+    assert len(fit(head, slices, epochs=50, time_limit_s=1e-9).history) == 1
+    assert len(fit(head, slices, epochs=2, time_limit_s=600.0).history) == 2
+
+
+def test_validation_needs_foreground(model_spec: SpecFactory) -> None:
+    """Without any, no epoch has a Dice, and none could be called the best."""
+    head, slices = easy_slices(model_spec, "linear")
+    empty = EmbeddedSlices(slices.embeddings, tuple(mask * 0 for mask in slices.labels))
+    with pytest.raises(UsageError, match=r"got 8 for training, 8 for validation; .* foreground"):
+        fit_head(head, slices, empty, preprocess=PreprocessSpec(), image_size=(48, 48))
+    with pytest.raises(UsageError, match="got 0 for training, 8 for validation"):
+        fit_head(head, slices.part(0, 0), slices, preprocess=PreprocessSpec(), image_size=(48, 48))
+
+
+def test_best_state_is_kept_though_training_goes_on(model_spec: SpecFactory) -> None:
+    head, slices = easy_slices(model_spec, "linear")
+    after: list[dict[str, torch.Tensor]] = []
+
+    def spoil(epoch: Epoch) -> None:
+        after.append(copy.deepcopy(head.state_dict()))
+        if epoch.number == 5:
+            with torch.no_grad():  # classes change places, and one epoch cannot undo that
+                final = head.mask_decoder.final[2]
+                final.weight.copy_(final.weight.roll(1, 0))
+                final.bias.copy_(final.bias.roll(1, 0))
+
+    result = fit_head(
+        head,
+        slices,
+        slices,
+        preprocess=PreprocessSpec(),
+        image_size=(48, 48),
+        config=FitConfig(epochs=6, learning_rate=0.2),
+        report=spoil,
+    )
+    assert result.best.dice > result.history[-1].dice
+    equal = [all(torch.equal(result.state[n], state[n]) for n in state) for state in after]
+    assert [number for number, same in enumerate(equal, start=1) if same] == [result.best.number]
 
 
 def test_embeddings_follow_the_slices() -> None:
@@ -121,9 +188,14 @@ def test_embeddings_follow_the_slices() -> None:
     assert len(found.part(3, 5)) == 2
 
 
+def test_no_slices_to_embed() -> None:
+    with pytest.raises(UsageError, match="slices to embed; got none"):
+        embed_volumes([], lambda slices: slices)
+
+
 def test_pairs_are_read(folder: Path) -> None:
     found = load_labelled(folder / "imagesTr", folder / "labelsTr", num_classes=4)
-    assert [volume.name for volume in found] == [f"heart_00{n}_0000" for n in range(3)]
+    assert [volume.name for volume in found] == [f"heart_00{n}" for n in range(3)]
     image, labels = make_phantom(1)
     assert (found[1].slices == image.array).all()
     assert (found[1].labels == labels.array).all()
@@ -160,39 +232,74 @@ def test_labels_that_do_not_fit(
         load_labelled(folder / "imagesTr", folder / "labelsTr", num_classes=4)
 
 
-def test_run_leaves_what_export_needs(
-    folder: Path, tmp_path: Path, model_spec: SpecFactory
-) -> None:
-    encoder = model_spec("linear").encoder
-    sam = tmp_path / "runs" / "encoder.safetensors"
-    write_encoder(sam, seeded_encoder_state(encoder, 0))
-    volumes = load_labelled(folder / "imagesTr", folder / "labelsTr", num_classes=4)
-    head, best = train_head(
-        volumes,
-        tmp_path / "runs" / "linear",
+def train(
+    folder: Path, target: Path, sam: Path, *, command: str | None = None
+) -> tuple[Path, Epoch]:
+    return train_head(
+        load_labelled(folder / "imagesTr", folder / "labelsTr", num_classes=4),
+        target,
         kind="linear",
         class_names=NAMES,
         sam_checkpoint=sam,
         config=FitConfig(epochs=2),
+        command=command,
     )
+
+
+def test_run_leaves_what_export_needs(
+    folder: Path, tmp_path: Path, model_spec: SpecFactory
+) -> None:
+    sam = tmp_path / "runs" / "encoder.safetensors"
+    write_encoder(sam, seeded_encoder_state(model_spec("linear").encoder, 0))
+    head, best = train(folder, tmp_path / "runs" / "linear", sam, command="autosam-demo fit")
     found = read_checkpoint(head)
     assert found.info is not None
     assert [entry.name for entry in found.info.classes] == list(NAMES)
     assert found.encoder_sha256 == read_checkpoint(sam).encoder_sha256
     run = json.loads((head.parent / "run.json").read_text("utf-8"))
     assert (head.parent / run["sam_checkpoint"]).resolve() == sam.resolve()
+    assert not Path(run["sam_checkpoint"]).is_absolute()
+    assert run["command"] == "autosam-demo fit"
     metrics = json.loads((head.parent / "metrics.json").read_text("utf-8"))
     assert len(metrics["history"]) == 2
     assert metrics["best"]["dice"] == best.dice
 
 
+def test_same_seed_same_file(folder: Path, tmp_path: Path, model_spec: SpecFactory) -> None:
+    sam = tmp_path / "encoder.safetensors"
+    write_encoder(sam, seeded_encoder_state(model_spec("linear").encoder, 0))
+    one, _ = train(folder, tmp_path / "a", sam)
+    torch.rand(1)  # what else was drawn in the process must not matter
+    two, _ = train(folder, tmp_path / "b", sam)
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_autosam_head_starts_from_sams_decoder(tmp_path: Path, model_spec: SpecFactory) -> None:
+    sam_file = tmp_path / "encoder.safetensors"
+    write_encoder(sam_file, seeded_encoder_state(model_spec("autosam").encoder, 0))
+    sam, spec = read_checkpoint(sam_file), model_spec("autosam").head
+    plain = start_head(spec, sam, seed=3).state_dict()
+    decoder = {
+        name: torch.full_like(tensor, 0.5)
+        for name, tensor in plain.items()
+        if name.startswith("mask_decoder.")
+    }
+    found = start_head(spec, replace(sam, sam_decoder_state=decoder), seed=3).state_dict()
+    taken = {name for name in found if not torch.equal(found[name], plain[name])}
+    assert taken
+    assert taken == {name for name in decoder if "iou" not in name and "mask_tokens" not in name}
+    assert all((found[name] == 0.5).all() for name in taken)
+
+
 def test_run_needs_volumes_and_an_encoder(folder: Path, tmp_path: Path) -> None:
     volumes = load_labelled(folder / "imagesTr", folder / "labelsTr", num_classes=4)
-    options = {"kind": "linear", "class_names": NAMES, "sam_checkpoint": tmp_path / "none.pth"}
+    fit_on = partial(
+        train_head, kind="linear", class_names=NAMES, sam_checkpoint=tmp_path / "none.pth"
+    )
     with pytest.raises(UsageError, match="got 1 in all, 1 for validation"):
-        train_head(volumes[:1], tmp_path, **options)
+        fit_on(volumes[:1], tmp_path)
     with pytest.raises(CheckpointError, match=r"none\.pth"):
-        train_head(volumes, tmp_path, **options)
+        fit_on(volumes, tmp_path)
 
 
 @pytest.mark.parametrize("kind", HEAD_KINDS)
