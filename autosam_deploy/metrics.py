@@ -27,12 +27,19 @@ def dice(prediction: NDArray[Any], truth: NDArray[Any], *, num_classes: int) -> 
         (K,), NaN where a class is in neither.
 
     Raises:
-        UsageError: shapes differ.
+        UsageError: shapes differ, or a value is not below `num_classes`.
     """
     if prediction.shape != truth.shape:
         raise UsageError(
             "labels to compare", got=f"shapes {prediction.shape} and {truth.shape}", expected="one"
         )
+    for labels in (prediction, truth):
+        if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+            raise UsageError(
+                "labels to compare",
+                got=f"values {labels.min()}..{labels.max()}",
+                expected=f"0..{num_classes - 1}",
+            )
     scores = np.full(num_classes, np.nan)
     for label in range(num_classes):
         mine, theirs = prediction == label, truth == label

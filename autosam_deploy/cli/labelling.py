@@ -1,36 +1,39 @@
-"""Label many volumes with one engine: what goes where, and what became of each."""
+"""Label many volumes with one engine, and keep book of what became of each."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-from autosam_deploy import __version__
-from autosam_deploy.errors import BackendInputError, OutputError, VolumeError
+from autosam_deploy.cli.planning import Task
+from autosam_deploy.cli.report import CaseResult, Run, write_report
+from autosam_deploy.errors import BackendInputError, OutOfMemoryError, OutputError, VolumeError
 from autosam_deploy.runtime.engine import Engine
 from autosam_deploy.spec import Axis
-from autosam_deploy.volumes.cases import Case, find_cases
-from autosam_deploy.volumes.read import SUFFIXES, read_volume
-from autosam_deploy.volumes.slices import resolve_axis
+from autosam_deploy.volumes.read import read_labels, read_volume
+from autosam_deploy.volumes.slices import ARRAY_AXIS, resolve_axis
 from autosam_deploy.volumes.volume import Volume
-from autosam_deploy.volumes.write import WRITABLE, check_writable_suffix, write_volume
+from autosam_deploy.volumes.write import write_volume
 
-#: Formats that hold a DICOM geometry to the last digit; NIfTI rounds it to float32.
-_EXACT = ".nrrd"
+#: Called with (slices done, slices in all).
+Progressed = Callable[[int, int], None]
 
-
-@dataclass(frozen=True)
-class Task:
-    """One case, where its labels go, and whether they are there already."""
-
-    case: Case
-    output: Path
-    done: bool
+#: What is wrong with one case and says nothing about the next.
+_CASE_ERRORS = (VolumeError, OutputError, BackendInputError, OutOfMemoryError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -40,108 +43,22 @@ class Job:
     bundle: Path
     axis: Axis | None
     batch: int | Literal["auto"]
-    preview: bool
     verify: bool
     engine: dict[str, Any]
-
-
-@dataclass
-class CaseResult:
-    """What became of one case. Times are seconds; `ml` is millilitres per class name."""
-
-    name: str
-    input: str
-    output: str
-    status: Literal["labelled", "skipped", "failed"]
-    error: str | None = None
-    shape: tuple[int, ...] | None = None
-    spacing_mm: tuple[float, ...] | None = None
-    axis: str | None = None
-    slices: int | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    voxels: dict[str, int] = field(default_factory=dict)
-    ml: dict[str, float] = field(default_factory=dict)
-    preview: str | None = None
-
-
-@dataclass
-class Run:
-    """One call of the command."""
-
-    bundle: str
-    manifest_sha256: str
-    intended_use: str
-    engine: dict[str, Any]
-    cases: list[CaseResult]
-    seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the run as JSON values."""
-        return {"tool": f"autosam-predict {__version__}", **asdict(self)}
-
-
-def plan_cases(
-    source: Path, target: Path, *, form: str, resume: bool, overwrite: bool
-) -> list[Task]:
-    """Decide where the labels of every case go.
-
-    Args:
-        source: a file, a DICOM folder, or a folder of either.
-        target: a label file (one case, name with a known suffix) or a folder.
-        form: suffix of labels in a folder, without its dot; "auto" as the input, nrrd for DICOM.
-        resume: labels that exist are finished cases.
-        overwrite: labels that exist are replaced.
-
-    Raises:
-        VolumeError: nothing to label.
-        OutputError: labels exist, would replace their own volume, or one file for many cases.
-    """
-    cases = find_cases(source)
-    single = target.name.lower().endswith(SUFFIXES)
-    if single and source.is_dir() and cases[0].path != source:
-        raise OutputError(
-            "many volumes, one label file",
-            got=f"{len(cases)} cases and '{target}'",
-            expected="a folder for --output",
-        )
-    if single:
-        check_writable_suffix(target)
-    if not single and target.is_file():
-        raise OutputError(f"'{target}' is a file", expected=f"a folder, or a name in {WRITABLE}")
-    tasks = []
-    for case in cases:
-        output = target if single else target / (case.name + _suffix(case, form))
-        if output.resolve() == case.path.resolve():
-            raise OutputError(
-                f"labels would replace their volume '{case.path}'", todo="choose another --output"
-            )
-        there = output.exists()
-        if there and not (resume or overwrite):
-            raise OutputError(
-                f"'{output}' exists", todo="use --continue to keep it or --overwrite to replace it"
-            )
-        tasks.append(Task(case, output, done=there and resume))
-    return tasks
-
-
-def _suffix(case: Case, form: str) -> str:
-    if form != "auto":
-        return f".{form}"
-    if case.kind == "dicom":
-        return _EXACT
-    name = case.path.name.lower()
-    return next((suffix for suffix in WRITABLE if name.endswith(suffix)), ".mha")
+    report: Path | None = None
+    verbose: bool = False
 
 
 def label_cases(tasks: list[Task], job: Job, *, console: Console) -> Run:
     """Label the cases one after the other with one engine.
 
-    A case that cannot be read or written is recorded and does not stop the others.
+    A case that cannot be read, run or written is recorded and does not stop the others. The report
+    is written however the run ends.
 
     Raises:
         BundleError: the bundle is not sound.
         BackendError: the engine cannot be opened, or breaks down.
+        OutputError: the report cannot be written.
     """
     start = time.perf_counter()
     with Engine.open(job.bundle, verify=job.verify, **job.engine) as engine:
@@ -151,85 +68,155 @@ def label_cases(tasks: list[Task], job: Job, *, console: Console) -> Run:
             f"{info.threads} threads: {info.reason}",
             style="dim",
             highlight=False,
+            soft_wrap=True,
         )
         run = Run(
             bundle=str(job.bundle),
+            name=engine.manifest.name,
             manifest_sha256=engine.bundle.manifest_sha256,
             intended_use=engine.manifest.intended_use,
             engine=info.as_dict(),
-            cases=[],
+            planned=len(tasks),
         )
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as progress:
-            everything = progress.add_task("cases", total=len(tasks))
-            for task in tasks:
-                run.cases.append(_label_case(task, job, engine, progress))
-                progress.advance(everything)
-        # Batches that were halved on the way are part of what is in use.
-        run.engine = engine.info.as_dict()
-        run.notes = [*engine.bundle.notes, *engine.info.notes]
-    run.seconds = time.perf_counter() - start
+        if job.verbose:
+            for name, version in info.versions.items():
+                console.print(f"  {name} {version}", style="dim", highlight=False)
+            for text in info.notes:
+                console.print(f"  {text}", style="dim", highlight=False, soft_wrap=True)
+        try:
+            _label_all(tasks, job, engine, run, console)
+            run.complete = True
+        finally:
+            # Asked again: the engine has learnt what fits into memory.
+            run.engine = engine.info.as_dict()
+            run.seconds = round(time.perf_counter() - start, 4)
+            if not run.complete:
+                done = sum(case.status in ("labelled", "skipped") for case in run.cases)
+                console.print(f"stopped after {done} of {run.planned} cases; go on with --continue")
+            if job.report is not None:
+                write_report(job.report, run)
     return run
 
 
-def _label_case(task: Task, job: Job, engine: Engine, progress: Progress) -> CaseResult:
-    case = task.case
-    result = CaseResult(case.name, str(case.path), str(task.output), "labelled")
-    if task.done:
-        result.status = "skipped"
-        return result
-    bar = progress.add_task(f"{case.name}: slices", total=None)
+def _label_all(tasks: list[Task], job: Job, engine: Engine, run: Run, console: Console) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    off = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=off) as progress:
+        everything = progress.add_task("cases", total=len(tasks))
+        for task in tasks:
+            result = CaseResult(task.case.name, str(task.case.path), str(task.output))
+            run.cases.append(result)
+            bar = progress.add_task(f"{task.case.name}: slices", total=None)
+            show = partial(_show, progress, bar)
+            _Labelling(task, job, engine, result).run(show)
+            progress.remove_task(bar)
+            progress.advance(everything)
+            if job.verbose:
+                console.print(_line(result), highlight=False, soft_wrap=True)
 
-    def advance(done: int, total: int) -> None:
-        progress.update(bar, completed=done, total=total)
 
-    clock = time.perf_counter()
+def _show(progress: Progress, bar: TaskID, done: int, total: int) -> None:
+    progress.update(bar, completed=done, total=total)
 
-    def lap(name: str) -> None:
-        nonlocal clock
+
+class _Labelling:
+    """The way of one case from its volume to its labels."""
+
+    def __init__(self, task: Task, job: Job, engine: Engine, result: CaseResult) -> None:
+        """Take what belongs together; `result` is filled by `run`."""
+        self.task, self.job, self.engine, self.result = task, job, engine, result
+        self.clock = time.perf_counter()
+        self.done = 0
+
+    def run(self, advance: Progressed) -> None:
+        """Label the case unless its labels may be kept, and record what happened."""
+        result = self.result
+
+        def note(done: int, total: int) -> None:
+            result.batch = max(result.batch or 0, done - self.done)
+            self.done = done
+            advance(done, total)
+
+        try:
+            if self._kept():
+                result.status = "skipped"
+                return
+            volume = read_volume(self.task.case.path)
+            volume = replace(volume, name=self.task.case.name)
+            result.notes.extend(volume.notes)
+            self._lap("load")
+            axis = resolve_axis(volume.geometry, self._axis())
+            result.axis, result.slices = axis, volume.array.shape[ARRAY_AXIS[axis]]
+            batch = self.job.batch
+            labels = self.engine.segment(volume, axis=axis, batch=batch, progress=note)
+            self._lap("run")
+            write_volume(self.task.output, labels)
+            self._describe(labels)
+            self._preview(volume, labels, axis)
+            self._lap("write")
+            result.status = "labelled"
+        except _CASE_ERRORS as error:
+            result.status, result.error = "failed", _text(error, self.task)
+
+    def _axis(self) -> Axis:
+        return self.job.axis or self.engine.manifest.model.preprocess.slice_axis
+
+    def _lap(self, name: str) -> None:
         now = time.perf_counter()
-        result.seconds[name], clock = round(now - clock, 4), now
+        self.result.seconds[name], self.clock = round(now - self.clock, 4), now
 
-    try:
-        volume = read_volume(case.path)
-        lap("load")
-        recipe = engine.manifest.model.preprocess
-        axis = resolve_axis(volume.geometry, job.axis or recipe.slice_axis)
-        labels = engine.segment(volume, axis=axis, batch=job.batch, progress=advance)
-        lap("run")
-        write_volume(task.output, labels)
-        _describe(result, volume, labels, engine)
-        result.axis, result.slices = axis, volume.array.shape[{"k": 0, "j": 1, "i": 2}[axis]]
-        if job.preview:
-            result.preview = str(_preview(task.output, volume, labels, engine, axis))
-        lap("write")
-    except (VolumeError, OutputError, BackendInputError) as error:
-        result.status, result.error = "failed", str(error)
-    finally:
-        progress.remove_task(bar)
-    return result
+    def _kept(self) -> bool:
+        """Tell whether what is asked for is there already and whole."""
+        if not self.task.keep:
+            return False
+        try:
+            labels = read_labels(self.task.output)
+        except VolumeError as error:
+            self.result.notes.append(f"made again: {error}")
+            return False
+        if self.task.preview is not None and not self.task.preview.exists():
+            self.result.notes.append("made again: its picture was missing")
+            return False
+        self._describe(labels)
+        return True
+
+    def _describe(self, labels: Volume) -> None:
+        result = self.result
+        result.shape = labels.array.shape
+        result.spacing_mm = labels.geometry.spacing
+        for value, entry in enumerate(self.engine.manifest.model.classes[1:], start=1):
+            count = int((labels.array == value).sum())
+            result.voxels[entry.name] = count
+            result.ml[entry.name] = round(count * labels.voxel_ml, 4)
+
+    def _preview(self, volume: Volume, labels: Volume, axis: Literal["i", "j", "k"]) -> None:
+        path = self.task.preview
+        if path is None:
+            return
+        from autosam_deploy.volumes.preview import write_preview
+
+        classes = self.engine.manifest.model.classes
+        write_preview(path, volume, labels.array, classes=classes, axis=axis)
+        self.result.preview = str(path)
 
 
-def _preview(
-    output: Path, volume: Volume, labels: Volume, engine: Engine, axis: Literal["i", "j", "k"]
-) -> Path:
-    from autosam_deploy.volumes.preview import write_preview
-    from autosam_deploy.volumes.read import case_name
-
-    path = output.with_name(f"{case_name(output)}.png")
-    write_preview(path, volume, labels.array, classes=engine.manifest.model.classes, axis=axis)
-    return path
+def _text(error: Exception, task: Task) -> str:
+    if isinstance(error, MemoryError):
+        return f"volume '{task.case.path}' does not fit into memory; got {error or 'no detail'}"
+    if isinstance(error, OutOfMemoryError):
+        return f"volume '{task.case.path}': {error}"
+    return str(error)
 
 
-def _describe(result: CaseResult, volume: Volume, labels: Volume, engine: Engine) -> None:
-    result.shape = volume.array.shape
-    result.spacing_mm = volume.geometry.spacing
-    for value, entry in enumerate(engine.manifest.model.classes[1:], start=1):
-        count = int((labels.array == value).sum())
-        result.voxels[entry.name] = count
-        result.ml[entry.name] = round(count * volume.voxel_ml, 4)
+def _line(result: CaseResult) -> str:
+    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.seconds.items())
+    where = f"{result.slices} slices along {result.axis}, batches of {result.batch}"
+    parts = [f"{result.name}: {result.status}"]
+    parts += [where] if result.batch else []
+    parts += [seconds] if seconds else []
+    return "; ".join([*parts, *result.notes])

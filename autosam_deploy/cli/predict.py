@@ -74,10 +74,19 @@ Examples:
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
 @click.option("--preview", is_flag=True, help="Write a picture beside each label file.")
+@click.option(
+    "--preview-dir",
+    "preview_folder",
+    type=click.Path(path_type=Path),
+    help="Write the pictures into this folder instead.",
+)
 @click.option("--report", type=click.Path(path_type=Path), help="Write what was done as JSON.")
-@click.option("--continue", "resume", is_flag=True, help="Skip cases whose labels exist.")
-@click.option("--overwrite", is_flag=True, help="Replace labels that exist.")
+@click.option(
+    "--continue", "resume", is_flag=True, help="Skip cases whose labels exist and can be read."
+)
+@click.option("--overwrite", is_flag=True, help="Replace labels and pictures that exist.")
 @click.option("--no-verify", is_flag=True, help="Do not hash the bundle before use.")
+@click.option("-v", "--verbose", is_flag=True, help="Say what was done for each case.")
 @common_options
 @click.pass_context
 def main(ctx: click.Context, /, **options: Any) -> None:
@@ -87,33 +96,29 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     stop the others. Exit code: 0 all labelled, 1 some cases of a folder failed, 2 nothing could be
     done.
     """
-    from autosam_deploy.cli.labelling import Job, label_cases, plan_cases
-    from autosam_deploy.cli.report import show_cases, write_report
+    from autosam_deploy.cli.labelling import Job, label_cases
+    from autosam_deploy.cli.planning import Wish, plan_cases
+    from autosam_deploy.cli.report import show_cases
 
     batch = _batch(options["batch"])
     bundle = options["bundle"] or find_bundle(Path("runs"))
-    tasks = plan_cases(
-        options["source"],
-        options["target"],
-        form=options["form"],
-        resume=options["resume"],
-        overwrite=options["overwrite"],
-    )
+    wishes = ("form", "resume", "overwrite", "preview", "preview_folder", "report")
+    wish = Wish(**{name: options[name] for name in wishes})
+    tasks = plan_cases(options["source"], options["target"], wish)
     quiet = options["quiet"] or options["as_json"]
     job = Job(
         bundle=bundle,
         axis=options["axis"],
         batch=batch,
-        preview=options["preview"],
         verify=not options["no_verify"],
         engine={
             name: options[name]
             for name in ("backend", "device", "precision", "provider", "threads")
         },
+        report=options["report"],
+        verbose=options["verbose"],
     )
     run = label_cases(tasks, job, console=Console(stderr=True, quiet=quiet))
-    if options["report"] is not None:
-        write_report(options["report"], run)
     if options["as_json"]:
         echo_json(run.as_dict())
     elif not options["quiet"]:

@@ -2,13 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from autosam_deploy.cli.labelling import Run
+from autosam_deploy import __version__
 from autosam_deploy.files import write_json
+
+Status = Literal["labelled", "skipped", "failed", "stopped"]
+
+
+@dataclass
+class CaseResult:
+    """What became of one case. Times are seconds; `ml` is millilitres per class name.
+
+    batch: slices of the largest batch that ran. status "stopped" is a case that was under way when
+    the run ended before its time.
+    """
+
+    name: str
+    input: str
+    output: str
+    status: Status = "stopped"
+    error: str | None = None
+    shape: tuple[int, ...] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    axis: str | None = None
+    slices: int | None = None
+    batch: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    voxels: dict[str, int] = field(default_factory=dict)
+    ml: dict[str, float] = field(default_factory=dict)
+    preview: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """One call of the command; `complete` tells whether every case was looked at."""
+
+    bundle: str
+    name: str
+    manifest_sha256: str
+    intended_use: str
+    engine: dict[str, Any]
+    cases: list[CaseResult] = field(default_factory=list)
+    planned: int = 0
+    complete: bool = False
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the run as JSON values."""
+        return {"tool": f"autosam-predict {__version__}", **asdict(self)}
 
 
 def write_report(path: Path, run: Run) -> None:
@@ -34,9 +82,10 @@ def show_cases(console: Console, run: Run) -> None:
             case.axis or "-",
             f"{sum(case.seconds.values()):.1f}" if case.seconds else "-",
             f"{sum(case.ml.values()):.1f}" if case.ml else "-",
-            case.output if case.status != "failed" else "-",
+            # A case whose picture failed has its labels all the same.
+            case.output if case.ml or case.status == "skipped" else "-",
         )
     console.print(table)
     counts = {s: sum(c.status == s for c in run.cases) for s in ("labelled", "skipped", "failed")}
     listed = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    console.print(f"{listed} in {run.seconds:.1f} s. {run.intended_use}")
+    console.print(f"{listed} in {run.seconds:.1f} s. {run.intended_use}", highlight=False)

@@ -1,7 +1,8 @@
 """What ITK's NIfTI reader does not tell: voxels that are not finite, and files that end early.
 
-It replaces NaN and infinity by zeros and fills what is missing at the end of a file, both without
-a word. So the payload is looked at here, in one pass with bounded memory.
+It replaces NaN and infinity by zeros, fills what is missing at the end of a file, and takes 1 mm
+for a voxel size of 0, all without a word. So header and payload are looked at here, in one pass
+with bounded memory.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ _FLOATS = {16: "f4", 64: "f8", 32: "f4", 1792: "f8"}
 @dataclass(frozen=True)
 class _Header:
     order: str
+    dims: tuple[int, ...]
+    spacing: tuple[float, ...]
     datatype: int
     offset: int
     bytes: int
 
 
 def check_payload(path: Path) -> None:
-    """Refuse a NIfTI file that ends early or holds voxels that are not finite.
+    """Refuse a NIfTI file that ends early, holds voxels that are not finite, or lacks their size.
 
     A file that is no NIfTI at all is left to the reader, which says so.
 
@@ -48,6 +51,7 @@ def check_payload(path: Path) -> None:
         with _open(path) as stream:
             header = _read_header(stream)
             if header is not None:
+                _check_header(path, header)
                 _check(path, stream, header)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise VolumeError(
@@ -72,19 +76,37 @@ def _read_header(stream: BinaryIO) -> _Header | None:
         size = struct.unpack_from(f"{order}i", start, 0)[0]
         if size == 348:
             dims = struct.unpack_from(f"{order}8h", start, 40)
+            spacing = struct.unpack_from(f"{order}3f", start, 80)
             datatype, bits = struct.unpack_from(f"{order}2h", start, 70)
             offset = int(struct.unpack_from(f"{order}f", start, 108)[0])
         elif size == 540:
             datatype, bits = struct.unpack_from(f"{order}2h", start, 12)
             dims = struct.unpack_from(f"{order}8q", start, 16)
+            spacing = struct.unpack_from(f"{order}3d", start, 112)
             offset = struct.unpack_from(f"{order}q", start, 168)[0]
         else:
             continue
         if not 1 <= dims[0] <= 7:
             return None
-        voxels = math.prod(max(1, dim) for dim in dims[1 : dims[0] + 1])
-        return _Header(order, datatype, offset, voxels * bits // 8)
+        dims = dims[1 : dims[0] + 1]
+        voxels = math.prod(max(1, dim) for dim in dims)
+        return _Header(order, dims, spacing[: len(dims)], datatype, offset, voxels * bits // 8)
     return None
+
+
+def _check_header(path: Path, header: _Header) -> None:
+    if min(header.dims) < 1:
+        raise VolumeError(
+            f"volume '{path}' is empty",
+            got=f"size {'x'.join(map(str, header.dims))}",
+            expected="at least one voxel",
+        )
+    if not all(math.isfinite(size) and size != 0 for size in header.spacing):
+        raise VolumeError(
+            f"volume '{path}' does not say how large its voxels are",
+            got=" x ".join(f"{size:g}" for size in header.spacing),
+            expected="mm above 0 (pixdim)",
+        )
 
 
 def _check(path: Path, stream: BinaryIO, header: _Header) -> None:

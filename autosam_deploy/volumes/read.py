@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from autosam_deploy.errors import VolumeError
-from autosam_deploy.volumes.dicom import series_files
+from autosam_deploy.volumes.dicom import Series, find_series
 from autosam_deploy.volumes.itk import quiet_itk, simpleitk
 from autosam_deploy.volumes.nifti import check_payload, not_finite
+from autosam_deploy.volumes.packed import check_metaimage, check_nrrd
 from autosam_deploy.volumes.volume import Geometry, Volume
 
 #: What SimpleITK reads as one 3-D image in one file.
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
+_EXPECTED = "a complete NIfTI, NRRD or MetaImage file, or a DICOM series folder"
+
+#: ITK's readers that are let in: others lose geometry (TIFF, PNG) or NaN (pairs of NIfTI files).
+_READERS = ("NiftiImageIO", "NrrdImageIO", "MetaImageIO", "GDCMImageIO")
+
 
 def case_name(path: Path) -> str:
     """Return a file's or folder's name without the suffix of an image."""
-    for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.name
+    # "." and ".." have names only where they lie.
+    name = path.name if path.name not in ("", "..") else path.resolve().name
+    for suffix in (*SUFFIXES, ".dcm"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
 
 
 def read_volume(path: Path | str) -> Volume:
@@ -42,14 +49,25 @@ def read_volume(path: Path | str) -> Volume:
     source = Path(path)
     if not source.exists():
         raise VolumeError(f"no volume at '{source}'", todo="check the path")
-    if source.name.lower().endswith((".nii", ".nii.gz")):
-        check_payload(source)
-    image = _read_image(source, series_files(source) if source.is_dir() else None)
+    series = None
+    try:
+        if source.is_dir():
+            series = find_series(source)
+        else:
+            _check_file(source)
+    except OSError as error:
+        raise VolumeError(
+            f"volume '{source}' cannot be read", got=error.strerror or str(error)
+        ) from error
+    image = _read_image(source, series)
     _check_image(image, source)
     array = simpleitk().GetArrayFromImage(image)
     if array.dtype.kind == "f" and (bad := array.size - int(np.isfinite(array).sum())):
         raise not_finite(source, bad)
-    return Volume(array, geometry_of(image), case_name(source))
+    notes: tuple[str, ...] = ()
+    if series is not None and series.ignored:
+        notes = (f"{series.ignored} files of the folder are no images of the series",)
+    return Volume(array, geometry_of(image), case_name(source), notes)
 
 
 def read_labels(path: Path | str) -> Volume:
@@ -82,27 +100,53 @@ def geometry_of(image: Any) -> Geometry:
     )
 
 
-def _read_image(source: Path, series: Sequence[str] | None) -> Any:
+def _check_file(source: Path) -> None:
+    """Refuse a file of a format that loses something, or whose voxels are not all there."""
+    if source.stat().st_size == 0:
+        raise VolumeError(
+            f"volume '{source}' cannot be read", got="an empty file (0 bytes)", expected=_EXPECTED
+        )
+    nifti = source.name.lower().endswith((".nii", ".nii.gz"))
+    if nifti:
+        check_payload(source)
+    reader = simpleitk().ImageFileReader.GetImageIOFromFileName(str(source))
+    if reader and (reader not in _READERS or (reader == "NiftiImageIO" and not nifti)):
+        raise VolumeError(
+            f"'{source}' is no file of a volume",
+            got=f"the format of ITK's {reader}",
+            expected=_EXPECTED,
+            todo="convert it to .nii.gz",
+        )
+    if reader == "MetaImageIO":
+        check_metaimage(source)
+    elif reader == "NrrdImageIO":
+        check_nrrd(source)
+
+
+def _read_image(source: Path, series: Series | None) -> Any:
     sitk = simpleitk()
     try:
         with quiet_itk():
             if series is None:
                 return sitk.ReadImage(str(source))
             reader = sitk.ImageSeriesReader()
-            reader.SetFileNames(list(series))
+            reader.SetFileNames(list(series.files))
+            if series.mixed:
+                # Left alone, ITK squeezes every slice into the type of the first.
+                reader.SetOutputPixelType(sitk.sitkFloat64)
             return reader.Execute()
     except RuntimeError as error:
         raise VolumeError(
-            f"volume '{source}' cannot be read",
-            got=_reason(error),
-            expected="a complete NIfTI, NRRD or MetaImage file, or a DICOM series folder",
+            f"volume '{source}' cannot be read", got=reason_of(error), expected=_EXPECTED
         ) from error
 
 
-def _reason(error: RuntimeError) -> str:
-    """Return the last sentence of an ITK report, which names the cause."""
+def reason_of(error: RuntimeError) -> str:
+    """Return the end of an ITK report, which names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no reason given"
+    # MetaIO and others put what they were doing on one line and a bare errno on the next.
+    last = lines[-2:] if lines and lines[-1].startswith("Reason:") else lines[-1:]
+    return " ".join(last)[-300:] or "no reason given"
 
 
 def _check_image(image: Any, source: Path) -> None:

@@ -31,11 +31,15 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Volume:
-    """A 3-D scalar image: `array` (z, y, x), of any real dtype, and its geometry."""
+    """A 3-D scalar image: `array` (z, y, x), of any real dtype, and its geometry.
+
+    `notes` says what its reader left out, for reports.
+    """
 
     array: NDArray[Any]
     geometry: Geometry
     name: str
+    notes: tuple[str, ...] = ()
 
     @property
     def voxel_ml(self) -> float:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from autosam_deploy.errors import OutputError
 from autosam_deploy.files import atomic_file
-from autosam_deploy.volumes.itk import simpleitk
-from autosam_deploy.volumes.read import geometry_of
+from autosam_deploy.volumes.itk import quiet_itk, simpleitk
+from autosam_deploy.volumes.read import geometry_of, reason_of
 from autosam_deploy.volumes.volume import FLOAT32_MM, Geometry, Volume, near_space
 
 #: One file, scalar, with geometry. (.mhd would be two files, which cannot be replaced as one.)
@@ -28,7 +28,8 @@ def check_writable_suffix(path: Path) -> None:
     Raises:
         OutputError: naming the formats.
     """
-    if not path.name.lower().endswith(WRITABLE):
+    # In small letters: ITK refuses .NII, and writes another file than it was told for .MHA.
+    if not path.name.endswith(WRITABLE):
         raise OutputError(
             f"'{path.name}' has no known format", expected=" ".join(WRITABLE), got=path.suffix
         )
@@ -47,12 +48,14 @@ def write_volume(path: Path, volume: Volume) -> None:
     image.SetOrigin(volume.geometry.origin)
     image.SetDirection(volume.geometry.direction)
     with atomic_file(path) as temporary:
+        packed = not path.name.endswith(".nii")
         try:
-            sitk.WriteImage(image, str(temporary), useCompression=not path.name.endswith(".nii"))
+            with quiet_itk():
+                sitk.WriteImage(image, str(temporary), useCompression=packed)
         except RuntimeError as error:
             raise OutputError(
                 f"cannot write '{path}'",
-                got=str(error).strip().splitlines()[-1],
+                got=reason_of(error),
                 todo="free space or choose another output path; nothing was changed",
             ) from error
         _check_complete(temporary, path, volume)
@@ -62,7 +65,8 @@ def _check_complete(temporary: Path, path: Path, volume: Volume) -> None:
     """Read the file back: on a full disk ITK's writers may lose bytes without an error."""
     sitk = simpleitk()
     try:
-        image = sitk.ReadImage(str(temporary))
+        with quiet_itk():
+            image = sitk.ReadImage(str(temporary))
     except RuntimeError as error:
         raise OutputError(
             f"cannot write '{path}'",
@@ -73,7 +77,7 @@ def _check_complete(temporary: Path, path: Path, volume: Volume) -> None:
         raise OutputError(
             f"cannot write '{path}'",
             got="other voxels when read back",
-            todo="check the disk; nothing was changed",
+            todo="free space on the disk, or check it; nothing was changed",
         )
     if not near_space(geometry_of(image), volume.geometry):
         raise OutputError(

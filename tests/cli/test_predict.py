@@ -11,10 +11,8 @@ from click.testing import CliRunner, Result
 
 from autosam_deploy.cli.predict import main
 from autosam_deploy.spec import HeadKind
-from autosam_deploy.volumes.phantom import make_phantom
 from autosam_deploy.volumes.read import read_labels, read_volume
 from autosam_deploy.volumes.volume import same_space
-from autosam_deploy.volumes.write import write_volume
 
 Exported = Callable[[HeadKind], Path]
 
@@ -22,14 +20,6 @@ Exported = Callable[[HeadKind], Path]
 @pytest.fixture
 def bundle(exported: Exported) -> Path:
     return exported("linear")
-
-
-@pytest.fixture
-def volumes(tmp_path: Path) -> Path:
-    for seed in (1, 2, 3):
-        image, _ = make_phantom(seed, shape=(4, 30, 26))
-        write_volume(tmp_path / "in" / f"{image.name}.nii.gz", image)
-    return tmp_path / "in"
 
 
 def run(*args: object) -> Result:
@@ -68,6 +58,13 @@ def test_one_file(bundle: Path, volumes: Path, tmp_path: Path, suffix: str) -> N
     assert result.output == ""
     source = read_volume(volumes / "heart_001.nii.gz")
     assert same_space(read_labels(target).geometry, source.geometry)
+
+
+def test_letters_of_a_suffix(bundle: Path, volumes: Path, tmp_path: Path) -> None:
+    (volumes / "heart_001.nii.gz").rename(tmp_path / "UPPER.NII.GZ")
+    result = run(bundle, "-i", tmp_path / "UPPER.NII.GZ", "-o", tmp_path / "out", "-q")
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["UPPER.nii.gz"]
 
 
 def test_dicom_keeps_its_geometry(bundle: Path, tmp_path: Path, shared_series: Path) -> None:

@@ -112,6 +112,38 @@ def test_truncated_file(tmp_path: Path, volume: Volume, suffix: str) -> None:
         read_volume(path)
 
 
+@pytest.mark.parametrize("name", ["x.hdr", "x.tif", "x.png"])
+def test_formats_that_lose_something(tmp_path: Path, name: str) -> None:
+    shape = (6, 7) if name == "x.png" else (3, 6, 7)
+    path = save(tmp_path / name, np.ones(shape, np.uint8))
+    with pytest.raises(VolumeError, match=r"is no file of a volume; got the format of ITK's"):
+        read_volume(path)
+
+
+def test_folder_named_like_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x.nii.gz").mkdir()
+    with pytest.raises(VolumeError, match="no DICOM series in"):
+        read_volume(tmp_path / "x.nii.gz")
+
+
+def test_file_that_may_not_be_read(
+    tmp_path: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_volume(tmp_path / "x.nii.gz", volume)
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(VolumeError, match="cannot be read; got Permission denied"):
+        read_volume(tmp_path / "x.nii.gz")
+    with pytest.raises(VolumeError, match="cannot be read; got Permission denied"):
+        find_cases(tmp_path / "x.nii.gz")
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(VolumeError, match="cannot be read; got Permission denied"):
+        find_cases(tmp_path)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match=r"no volume at '.*nothing.nii'; check the path"):
         read_volume(tmp_path / "nothing.nii")
@@ -149,7 +181,7 @@ def test_values_that_are_no_labels(tmp_path: Path, value: float) -> None:
         read_labels(save(tmp_path / "x.nii.gz", array))
 
 
-@pytest.mark.parametrize("name", ["x.mhd", "x.png", "x"])
+@pytest.mark.parametrize("name", ["x.mhd", "x.png", "x", "x.NII", "x.MHA"])
 def test_formats_that_are_not_written(tmp_path: Path, volume: Volume, name: str) -> None:
     with pytest.raises(OutputError, match=r"has no known format.*expected \.nii\.gz"):
         write_volume(tmp_path / name, volume)
@@ -169,6 +201,11 @@ def test_failed_write_leaves_nothing(
         write_volume(tmp_path / "x.nii.gz", volume)
     assert [path.name for path in tmp_path.iterdir()] == ["x.nii.gz"]
     assert (tmp_path / "x.nii.gz").read_bytes() == before
+
+
+def test_uncompressed_nifti_stays_so(tmp_path: Path, volume: Volume) -> None:
+    write_volume(tmp_path / "x.nii", volume)
+    assert (tmp_path / "x.nii").stat().st_size == 352 + volume.array.nbytes
 
 
 def test_silently_lost_bytes_are_noticed(
