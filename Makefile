@@ -1,4 +1,4 @@
-# make demo    a phantom, a head fitted for a minute, a bundle, labels and a picture
+# make demo    a phantom, a head fitted for a minute or two, a bundle, labels and a picture
 # make test    the default tests
 # Both make .venv first; see CONTRIBUTING.md for the rest.
 
@@ -15,22 +15,23 @@ HASH   := $(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 help:
 	@sed -n 's/^# make /make /p' Makefile
 
-$(BIN)/python:
+# pip is what venv puts there last: a creation that was stopped half-way is done again.
+$(BIN)/pip:
 	@echo "== making $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.train-$(HASH): | $(BIN)/python
+$(VENV)/.train-$(HASH): | $(BIN)/pip
 	@echo "== installing autosam-deploy with its 'train' extra (about 6 GB, once)"
 	$(BIN)/pip install --quiet --editable '.[train]'
 	@touch $@
 
-$(VENV)/.dev-$(HASH): | $(BIN)/python
+$(VENV)/.dev-$(HASH): | $(BIN)/pip
 	@echo "== installing autosam-deploy with its 'dev' extra (about 6 GB, once)"
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.train-$(HASH)
 
 demo: $(VENV)/.train-$(HASH)
-	@echo "== 1/4 fit a head on phantom volumes (about a minute)"
+	@echo "== 1/4 fit a head on phantom volumes (one to two minutes on 2 quiet cores)"
 	$(BIN)/autosam-demo fit --runs $(RUNS) --head autosam
 	@echo "== 2/4 export head and encoder as one bundle"
 	$(BIN)/autosam-export --runs $(RUNS) --head autosam --fp16 --samples $(RUNS)/demo/imagesTr

@@ -50,7 +50,7 @@ def main(debug: bool) -> None:
 @click.option("--head", "kind", type=click.Choice(HEAD_KINDS), default="autosam", show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=24, show_default=True)
 def fit(runs: Path, kind: HeadKind, epochs: int) -> None:
-    """Write phantom volumes and a seeded encoder, and fit a head (about a minute)."""
+    """Write phantom volumes and a seeded encoder, and fit a head (one to two minutes)."""
     require("torch", extra="train", feature="fitting a head")
     from autosam_deploy.models.checkpoints import write_encoder
     from autosam_deploy.models.encoder import seeded_encoder_state
@@ -81,8 +81,13 @@ def fit(runs: Path, kind: HeadKind, epochs: int) -> None:
     volumes = load_labelled(data / "imagesTr", data / "labelsTr", num_classes=len(PHANTOM_CLASSES))
     command = ["autosam-demo", "fit", "--runs", str(runs), "--head", kind, "--epochs", str(epochs)]
     columns = TextColumn("  embeddings of slices"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=console, transient=True) as bars:
+    disable = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=disable) as bars:
         bar = bars.add_task("embeddings", total=None)
+
+        def advance(done: int, total: int) -> None:
+            bars.update(bar, completed=done, total=total, visible=done < total)
+
         head, best = train_head(
             volumes,
             runs / kind,
@@ -92,7 +97,7 @@ def fit(runs: Path, kind: HeadKind, epochs: int) -> None:
             config=FitConfig(epochs=epochs),
             command=shlex.join(command),
             report=show,
-            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+            progress=advance,
         )
     console.print(f"wrote {head}: validation Dice {best.dice:.3f} in epoch {best.number}")
 

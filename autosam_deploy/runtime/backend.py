@@ -121,8 +121,14 @@ class Backend(ABC):
         """
         if self.closed:
             raise BackendError("the engine is closed", todo="open it again")
-        self._check_input(slices, names)
-        outputs = self._run(np.ascontiguousarray(slices), names)
+        try:
+            self._check_input(slices, names)
+            outputs = self._run(np.ascontiguousarray(slices), names)
+        except MemoryError as error:
+            # numpy's own: the checks need memory as well.
+            if full := memory_error(slices, error):
+                raise full from error
+            raise
         self._check_outputs(outputs, names, slices.shape)
         return outputs
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def easy_slices(model_spec: SpecFactory, kind: HeadKind) -> tuple[Head, Embedded
     return Head(spec), EmbeddedSlices(embeddings, masks)
 
 
-def fit(head: Head, slices: EmbeddedSlices, **fields: float) -> FitResult:
+def fit(head: Head, slices: EmbeddedSlices, **fields: Any) -> FitResult:
     config = replace(FitConfig(epochs=15, learning_rate=3e-3), **fields)
     return fit_head(
         head, slices, slices, preprocess=PreprocessSpec(), image_size=(48, 48), config=config
@@ -96,13 +97,20 @@ def test_loss_that_is_not_finite_names_the_step(model_spec: SpecFactory) -> None
         fit(head, slices)
 
 
+def last_layer(head: Head) -> torch.nn.Conv2d:
+    """The layer of a linear head that gives the logits."""
+    layer = head.get_submodule("mask_decoder.final.2")
+    assert isinstance(layer, torch.nn.Conv2d)
+    return layer
+
+
 def constant_head(model_spec: SpecFactory, *, bias: tuple[float, ...], relu: bool) -> Head:
     """A linear head whose last layer ignores what comes before it."""
     spec = model_spec("linear").head.model_copy(update={"final_relu": relu})
     head = Head(spec)
     with torch.no_grad():
-        head.mask_decoder.final[2].weight.zero_()
-        head.mask_decoder.final[2].bias.copy_(torch.tensor(bias))
+        last_layer(head).weight.zero_()
+        last_layer(head).bias.copy_(torch.tensor(bias))  # type: ignore[union-attr]
     return head
 
 
@@ -152,9 +160,8 @@ def test_best_state_is_kept_though_training_goes_on(model_spec: SpecFactory) -> 
         after.append(copy.deepcopy(head.state_dict()))
         if epoch.number == 5:
             with torch.no_grad():  # classes change places, and one epoch cannot undo that
-                final = head.mask_decoder.final[2]
-                final.weight.copy_(final.weight.roll(1, 0))
-                final.bias.copy_(final.bias.roll(1, 0))
+                for weight in last_layer(head).parameters():
+                    weight.copy_(weight.roll(1, 0))
 
     result = fit_head(
         head,
