@@ -31,15 +31,20 @@ $(VENV)/.dev-$(HASH): | $(BIN)/pip
 	@touch $@ $(VENV)/.train-$(HASH)
 
 demo: $(VENV)/.train-$(HASH)
-	@echo "== 1/4 fit a head on phantom volumes (one to two minutes on 2 quiet cores)"
-	$(BIN)/autosam-demo fit --runs $(RUNS) --head autosam
-	@echo "== 2/4 export head and encoder as one bundle"
+	@echo "== 1/5 phantom volumes with labels"
+	$(BIN)/autosam-demo data --runs $(RUNS)
+	@echo "== 2/5 fit a head on them (one to two minutes on 2 quiet cores)"
+	$(BIN)/autosam-train --data $(RUNS)/demo --runs $(RUNS) --head autosam \
+	    --random-encoder vit_tiny --epochs 24 --overwrite
+	@echo "== 3/5 export head and encoder as one bundle"
 	$(BIN)/autosam-export --runs $(RUNS) --head autosam --fp16 --samples $(RUNS)/demo/imagesTr
-	@echo "== 3/4 label the held-out volumes"
+	@echo "== 4/5 label the held-out volumes"
 	$(BIN)/autosam-predict $(RUNS)/autosam/model.autosam -i $(RUNS)/demo/imagesTs \
 	    -o $(RUNS)/demo/predicted --overwrite --preview --report $(RUNS)/demo/predicted.json
-	@echo "== 4/4 compare with the truth"
-	$(BIN)/autosam-demo report --runs $(RUNS) --labels $(RUNS)/demo/predicted
+	@echo "== 5/5 compare with the truth"
+	$(BIN)/autosam-evaluate $(RUNS)/demo/predicted $(RUNS)/demo/labelsTs \
+	    --classes $(RUNS)/demo/dataset.json --plot $(RUNS)/demo/scores.png
+	$(BIN)/autosam-demo files --runs $(RUNS)
 
 test: $(VENV)/.dev-$(HASH)
 	@echo "== default tests (make test-all adds slow ones and those on real volumes)"

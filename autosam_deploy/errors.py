@@ -75,6 +75,10 @@ class ParityError(AutosamError):
     """An artefact that does not agree with the reference segmenter within its gate."""
 
 
+class TrainingError(AutosamError):
+    """Training that cannot go on: a loss that is not a number, a head that died."""
+
+
 class BackendError(AutosamError):
     """Base of the errors of a backend."""
 

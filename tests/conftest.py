@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# Models here are so small that a second thread costs more than it computes, and on a busy machine
+# threads that wait for each other cost a hundred times more. It must be said before torch loads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

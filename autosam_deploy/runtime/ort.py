@@ -18,7 +18,7 @@ from autosam_deploy.runtime.backend import (
     memory_error,
     parse_device,
 )
-from autosam_deploy.runtime.cores import usable_cores
+from autosam_deploy.cores import usable_cores
 from autosam_deploy.runtime.providers import (
     PROVIDERS,
     cuda_devices,

@@ -22,7 +22,7 @@ from autosam_deploy.runtime.backend import (
     memory_error,
     parse_device,
 )
-from autosam_deploy.runtime.cores import usable_cores
+from autosam_deploy.cores import usable_cores
 
 if TYPE_CHECKING:
     from autosam_deploy.models.segmenter import Segmenter

@@ -1,109 +1,126 @@
-"""Fit a head on embeddings: the reference's recipe without its encoder in every step.
-
-Recipe (scripts/main_autosam_seg.py of the reference): Adam, learning rate 5e-4, batch 4,
-cross-entropy plus soft Dice without background, learning rate lowered on a plateau.
-"""
+"""Fit a head on embeddings: the reference's recipe without its encoder in every step."""
 
 from __future__ import annotations
 
 import copy
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from autosam_deploy.errors import AutosamError, UsageError
-from autosam_deploy.extras import require
-from autosam_deploy.metrics import dice, mean_foreground
+from autosam_deploy.errors import TrainingError, UsageError
 from autosam_deploy.models.heads import Head
 from autosam_deploy.models.preprocess import to_slice_size
 from autosam_deploy.spec import PreprocessSpec
-from autosam_deploy.training.embeddings import EmbeddedSlices
-
-
-class TrainingError(AutosamError):
-    """Training that cannot go on: a loss that is not a number, a head that died."""
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How to fit; the defaults are the reference's.
-
-    patience: epochs without a lower training loss before the learning rate is halved.
-    time_limit_s: no epoch begins after this many seconds, but one is always run. With a limit the
-    result depends on the machine's speed, so only `epochs` is reproducible.
-    """
-
-    epochs: int = 120
-    batch: int = 4
-    learning_rate: float = 5e-4
-    patience: int = 10
-    seed: int = 0
-    time_limit_s: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            UsageError: naming the value.
-        """
-        for name in ("epochs", "batch", "learning_rate", "patience", "time_limit_s"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"training {name}", got=str(value), expected="> 0")
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch: mean training loss, and mean foreground Dice on the validation slices."""
-
-    number: int
-    loss: float
-    dice: float
-    learning_rate: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """How a head does on slices.
-
-    dice: mean foreground Dice over all slices together (0..1), NaN without any foreground.
-    spread: the largest difference that any class's logits show between two pixels of the slices; 0
-    is a head that answers the same everywhere.
-    """
-
-    dice: float
-    spread: float
+from autosam_deploy.training.embeddings import EmbeddedSlices, Progress, Version
+from autosam_deploy.training.recipe import Epoch, FitConfig
+from autosam_deploy.training.step import Resize, Score, Trainer, evaluate_head
 
 
 @dataclass
 class FitResult:
-    """The head's best state (by validation Dice) and the history of all epochs."""
+    """The head's best state (by validation Dice), the history of all epochs, why it ended."""
 
     state: dict[str, Tensor]
     best: Epoch
     history: list[Epoch] = field(default_factory=list)
+    ended: str = ""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of all epochs."""
+        return sum(epoch.steps for epoch in self.history)
 
 
 Report = Callable[[Epoch], None]
-Resize = Callable[[Tensor, tuple[int, int]], Tensor]
+#: Called after every epoch with what a later process needs to go on; the last argument tells
+#: whether the fit has ended.
+Save = Callable[["Fit", bool], None]
+
+
+class Fit:
+    """A fit under way: everything that decides how it goes on."""
+
+    def __init__(
+        self, head: Head, config: FitConfig, *, resize: Resize, device: torch.device
+    ) -> None:
+        """Start with the head's present weights."""
+        self.trainer = Trainer(head, config, resize=resize, device=device)
+        self.config = config
+        self.history: list[Epoch] = []
+        self.best: Epoch | None = None
+        self.best_state: dict[str, Tensor] = {}
+
+    def advance(
+        self, train: EmbeddedSlices, validation: Sequence[Version], progress: Progress | None
+    ) -> Epoch:
+        """Run one epoch and score the head.
+
+        Raises:
+            TrainingError: the loss is not finite, or all outputs became constant.
+        """
+        start = time.perf_counter()
+        number = len(self.history) + 1
+        rate = self.trainer.rate
+        loss, steps = self.trainer.epoch(train, number, progress=progress)
+        score = evaluate_head(self.trainer.head, validation, self.trainer.resize)
+        _check_alive(score, number)
+        epoch = Epoch(number, loss, score.dice, rate, time.perf_counter() - start, steps)
+        self.history.append(epoch)
+        # Dice is a number: validation has foreground.
+        if self.best is None or epoch.dice > self.best.dice:
+            self.best = epoch
+            self.best_state = {
+                name: tensor.detach().cpu().clone()
+                for name, tensor in self.trainer.head.state_dict().items()
+            }
+        return epoch
+
+    def ended(self, seconds: float) -> str:
+        """Return why no further epoch is run, or nothing.
+
+        Args:
+            seconds: since this process began the fit.
+        """
+        config, done = self.config, len(self.history)
+        if not self.history or self.best is None:
+            return ""
+        if done >= config.epochs:
+            return f"all {config.epochs} epochs are done"
+        if config.patience and done - self.best.number >= config.patience:
+            return f"no higher validation Dice for {config.patience} epochs"
+        if config.steps is not None and sum(one.steps for one in self.history) >= config.steps:
+            return f"{config.steps} steps are done"
+        if config.time_limit_s is not None and seconds >= config.time_limit_s:
+            return f"the time limit of {config.time_limit_s:g} s is over"
+        return ""
+
+    def result(self, reason: str) -> FitResult:
+        """Return the outcome.
+
+        Raises:
+            TrainingError: no epoch was run.
+        """
+        if self.best is None:
+            raise TrainingError("no epoch was run", expected="at least one")
+        return FitResult(copy.copy(self.best_state), self.best, list(self.history), reason)
 
 
 def fit_head(
     head: Head,
     train: EmbeddedSlices,
-    validation: EmbeddedSlices,
+    validation: Sequence[Version],
     *,
     preprocess: PreprocessSpec,
     image_size: tuple[int, int],
     config: FitConfig | None = None,
+    device: torch.device | None = None,
     report: Report | None = None,
+    progress: Progress | None = None,
+    resume: Callable[[Fit], None] | None = None,
+    save: Save | None = None,
 ) -> FitResult:
     """Fit a head; the same seed gives the same weights on one machine.
 
@@ -114,15 +131,18 @@ def fit_head(
         preprocess: the recipe, for the way from logits to slice size.
         image_size: encoder input (height, width).
         config: how; None is the reference's recipe.
+        device: where to compute; None is the CPU.
         report: called after every epoch.
+        progress: called after every step, (slices done, slices in the epoch).
+        resume: puts the fit where an earlier process left it.
+        save: keeps what a later process would need.
 
     Raises:
         UsageError: no slices to learn from, or no foreground to validate on.
         TrainingError: the loss is not finite, or all outputs became constant.
         MissingExtraError: MONAI is not installed.
     """
-    config = config or FitConfig()
-    if not len(train) or not any(mask.any() for mask in validation.labels):
+    if not len(train) or not any(version.labels.any() for version in validation):
         raise UsageError(
             "slices to fit a head on",
             got=f"{len(train)} for training, {len(validation)} for validation",
@@ -132,82 +152,17 @@ def fit_head(
     def resize(low: Tensor, size: tuple[int, int]) -> Tensor:
         return to_slice_size(low, preprocess, image_size, size)
 
-    trainer = _Trainer(head, config, resize)
-    history: list[Epoch] = []
-    state: dict[str, Tensor] = {}
-    highest = -1.0  # below any Dice, and Dice is a number: validation has foreground
+    fit = Fit(head, config or FitConfig(), resize=resize, device=device or torch.device("cpu"))
+    if resume is not None:
+        resume(fit)
     begun = time.perf_counter()
-    for number in range(1, config.epochs + 1):
-        start = time.perf_counter()
-        if history and config.time_limit_s is not None and start - begun >= config.time_limit_s:
-            break
-        loss = trainer.epoch(train, number)
-        score = evaluate_head(head, validation, resize)
-        _check_alive(score, number)
-        epoch = Epoch(number, loss, score.dice, trainer.rate, time.perf_counter() - start)
-        if epoch.dice > highest:
-            highest, state = epoch.dice, copy.deepcopy(head.state_dict())
-        history.append(epoch)
+    while not (reason := fit.ended(time.perf_counter() - begun)):
+        epoch = fit.advance(train, validation, progress)
         if report is not None:
             report(epoch)
-    return FitResult(state, max(history, key=lambda epoch: epoch.dice), history)
-
-
-class _Trainer:
-    """Head, optimiser and schedule: what changes from step to step."""
-
-    def __init__(self, head: Head, config: FitConfig, resize: Resize) -> None:
-        losses = require("monai.losses", extra="train", feature="training a head")
-        self.head, self.config, self.resize = head, config, resize
-        self.loss_of = losses.DiceCELoss(
-            include_background=False, to_onehot_y=True, softmax=True, batch=True
-        )
-        self.optimiser = torch.optim.Adam(head.parameters(), lr=config.learning_rate)
-        self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimiser, factor=0.5, patience=config.patience
-        )
-        self.order = np.random.default_rng(config.seed)
-
-    @property
-    def rate(self) -> float:
-        """The learning rate in use."""
-        return float(self.optimiser.param_groups[0]["lr"])
-
-    def epoch(self, slices: EmbeddedSlices, number: int) -> float:
-        """Go once over all slices in a new order; return the mean loss."""
-        self.head.train()
-        shuffled = self.order.permutation(len(slices))
-        losses = []
-        for step, first in enumerate(range(0, len(slices), self.config.batch), start=1):
-            chosen = shuffled[first : first + self.config.batch]
-            loss = self._loss(slices, chosen)
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
-                raise TrainingError(
-                    "the training loss is not finite",
-                    got=f"{losses[-1]} in epoch {number}, step {step}, training slices "
-                    f"{', '.join(str(index) for index in sorted(chosen))}",
-                    todo="lower the learning rate, or look for odd slices",
-                )
-            self.optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step()
-        mean = sum(losses) / len(losses)
-        self.schedule.step(mean)
-        return mean
-
-    def _loss(self, slices: EmbeddedSlices, chosen: NDArray[np.int64]) -> Tensor:
-        low = self.head(slices.embeddings[torch.from_numpy(chosen)])
-        # Slices may differ in size: their pixels are put in one row, which is all that
-        # cross-entropy and batch Dice need.
-        masks = [torch.from_numpy(slices.labels[index]) for index in chosen]
-        logits = [
-            self.resize(low[i : i + 1], (mask.shape[0], mask.shape[1])).flatten(2)
-            for i, mask in enumerate(masks)
-        ]
-        target = torch.cat([mask.flatten() for mask in masks]).long()[None, None]
-        loss: Tensor = self.loss_of(torch.cat(logits, dim=2), target)
-        return loss
+        if save is not None:
+            save(fit, bool(fit.ended(time.perf_counter() - begun)))
+    return fit.result(reason)
 
 
 def _check_alive(score: Score, number: int) -> None:
@@ -222,29 +177,3 @@ def _check_alive(score: Score, number: int) -> None:
             got=f"constant output in epoch {number}",
             todo="train without the final ReLU, or with another seed or learning rate",
         )
-
-
-def evaluate_head(head: Head, slices: EmbeddedSlices, resize: Resize, *, batch: int = 8) -> Score:
-    """Label slices and compare with the truth.
-
-    Args:
-        head: in any mode; left in evaluation mode.
-        slices: embeddings and labels.
-        resize: (low-resolution logits (1, K, h, w), slice (H, W)) -> logits (1, K, H, W).
-        batch: slices per call of the head.
-    """
-    head.eval()
-    found, wanted, lowest, highest = [], [], [], []
-    with torch.no_grad():
-        for first in range(0, len(slices), batch):
-            low = head(slices.embeddings[first : first + batch])
-            lowest.append(low.amin(dim=(0, 2, 3)))
-            highest.append(low.amax(dim=(0, 2, 3)))
-            for index, one in enumerate(low):
-                mask = slices.labels[first + index]
-                logits = resize(one[None], (mask.shape[0], mask.shape[1]))
-                found.append(logits.argmax(dim=1).to(torch.uint8).numpy().ravel())
-                wanted.append(mask.ravel())
-    scores = dice(np.concatenate(found), np.concatenate(wanted), num_classes=head.spec.num_classes)
-    spread = torch.stack(highest).amax(dim=0) - torch.stack(lowest).amin(dim=0)
-    return Score(mean_foreground(scores), float(spread.max()))

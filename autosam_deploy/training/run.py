@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from autosam_deploy.errors import CheckpointError, UsageError
-from autosam_deploy.fused.segmenter import fuse
+from autosam_deploy.cores import usable_cores
+from autosam_deploy.errors import UsageError
 from autosam_deploy.models.checkpoints import Checkpoint, HeadInfo, read_checkpoint
-from autosam_deploy.models.encoder import resize_encoder_state
 from autosam_deploy.models.heads import Head, initialise_from_sam
-from autosam_deploy.models.segmenter import Segmenter
 from autosam_deploy.spec import (
     AutosamHead,
     CnnHead,
-    EncoderSpec,
     HeadKind,
     HeadSpec,
     LinearHead,
@@ -24,92 +26,186 @@ from autosam_deploy.spec import (
     PreprocessSpec,
     default_classes,
 )
+from autosam_deploy.training.cache import CacheDtype
 from autosam_deploy.training.data import LabelledSlices
-from autosam_deploy.training.embeddings import Progress, embed_volumes
-from autosam_deploy.training.fit import Epoch, FitConfig, Report, fit_head
-from autosam_deploy.training.result import save_result
+from autosam_deploy.training.device import choose_device
+from autosam_deploy.training.embeddings import EmbeddedSlices, Version, Views
+from autosam_deploy.training.encoding import FrozenEncoder, RuntimeName, frozen_encoder
+from autosam_deploy.training.fit import FitResult, fit_head
+from autosam_deploy.training.prepare import Caching, prepare_embeddings
+from autosam_deploy.training.recipe import Epoch, FitConfig
+from autosam_deploy.training.result import HEAD_FILE, save_result
+from autosam_deploy.training.resume import Journal
+from autosam_deploy.training.scoring import VolumeScores, score_head
+from autosam_deploy.training.watch import Watch
+
+JOURNAL_FILE = "unfinished.pt"
+DEFAULT_CACHE_BYTES = 20_000_000_000
 
 
-def head_spec(kind: HeadKind, *, num_classes: int, embed_dim: int = 256) -> HeadSpec:
+@dataclass(frozen=True)
+class TrainRequest:
+    """What to train, on which encoder, how. Volumes and the folder come beside it.
+
+    kind: of the head; `autosam` starts from SAM's own mask decoder where the file has one.
+    class_names: background first. sam_checkpoint: file with the frozen encoder's weights.
+    image_size: encoder input (height, width); None is the size of the file's tables. views:
+    augmented copies. cache: folder of embeddings, shared by heads and runs. cache_limit: bytes of
+    the whole folder. device: `auto`, `cpu`, `cuda`, `cuda:N`. runtime: of the encoder; None
+    chooses. threads: CPU threads, of the whole process; None is every core. final_relu: end a
+    linear head as the reference does. cnn_channels: narrowest layer of a cnn head. command: for
+    run.json.
+    """
+
+    kind: HeadKind
+    class_names: tuple[str, ...]
+    sam_checkpoint: Path
+    cache: Path
+    config: FitConfig = field(default_factory=FitConfig)
+    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
+    image_size: tuple[int, int] | None = None
+    views: Views | None = None
+    cache_limit: int = DEFAULT_CACHE_BYTES
+    cache_dtype: CacheDtype = "float16"
+    device: str = "auto"
+    runtime: RuntimeName | None = None
+    threads: int | None = None
+    final_relu: bool = False
+    cnn_channels: int = 64
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained head: its file, the fit, its scores on the validation volumes, the record."""
+
+    head: Path
+    result: FitResult
+    scores: tuple[VolumeScores, ...]
+    record: Mapping[str, Any]
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch whose weights were kept."""
+        return self.result.best
+
+
+def head_spec(
+    kind: HeadKind,
+    *,
+    num_classes: int,
+    embed_dim: int = 256,
+    final_relu: bool = False,
+    cnn_channels: int = 64,
+) -> HeadSpec:
     """Return a head with the reference's shapes; the linear one without its final ReLU."""
     heads: dict[str, HeadSpec] = {
         "autosam": AutosamHead(num_classes=num_classes, embed_dim=embed_dim),
-        "cnn": CnnHead(num_classes=num_classes, embed_dim=embed_dim),
-        "linear": LinearHead(num_classes=num_classes, embed_dim=embed_dim, final_relu=False),
+        "cnn": CnnHead(num_classes=num_classes, embed_dim=embed_dim, top_channels=cnn_channels),
+        "linear": LinearHead(num_classes=num_classes, embed_dim=embed_dim, final_relu=final_relu),
     }
     return heads[kind]
 
 
 def train_head(
-    volumes: Sequence[LabelledSlices],
+    train: Sequence[LabelledSlices],
+    validation: Sequence[LabelledSlices],
     folder: Path,
     *,
-    kind: HeadKind,
-    class_names: tuple[str, ...],
-    sam_checkpoint: Path,
-    config: FitConfig | None = None,
-    validation: int = 1,
-    command: str | None = None,
-    report: Report | None = None,
-    progress: Progress | None = None,
-) -> tuple[Path, Epoch]:
+    request: TrainRequest,
+    watch: Watch | None = None,
+    resume: bool = False,
+) -> Trained:
     """Fit a head on embeddings of labelled volumes and write it to `folder`.
 
     Args:
-        volumes: labelled slices; the last `validation` of them choose the best epoch.
-        folder: `runs/<head>`; gets head.safetensors, run.json and metrics.json.
-        kind: head to fit; `autosam` starts from SAM's own mask decoder where the file has one.
-        class_names: background first.
-        sam_checkpoint: file with the frozen encoder's weights.
-        config: how to fit; None is the reference's recipe.
-        validation: number of volumes kept for choosing the epoch.
-        command: the command line, for run.json.
-        report: called after every epoch.
-        progress: called while embeddings are computed, (slices done, slices in all).
-
-    Returns:
-        The head's file and the best epoch.
+        train: volumes to learn from.
+        validation: volumes that choose the best epoch; none lets the training volumes do it.
+        folder: `runs/<head>`; gets head.safetensors, run.json, metrics.json and curves.png.
+        request: what and how.
+        watch: is told how it goes.
+        resume: go on with the fit that a stopped process left in `folder`.
 
     Raises:
-        UsageError: too few volumes.
+        UsageError: no volumes; nothing to resume, or another fit.
         CheckpointError: the file holds no encoder.
         TrainingError: training cannot go on.
+        OutputError: the cache or a result cannot be written.
     """
-    if not 1 <= validation < len(volumes):
-        raise UsageError(
-            "volumes for training and validation",
-            got=f"{len(volumes)} in all, {validation} for validation",
-            expected="at least one of each",
-        )
-    config = config or FitConfig()
-    sam = read_checkpoint(sam_checkpoint)
-    spec = _model_spec(sam, kind, class_names)
-    embedded = embed_volumes(volumes, fuse(_segmenter(spec, sam)).embed, progress=progress)
-    held_out = sum(len(volume.slices) for volume in volumes[-validation:])
+    watch = watch or Watch()
+    start = time.perf_counter()
+    if not train:
+        raise UsageError("volumes for training", got="none", expected="at least one")
+    device, why = choose_device(request.device)
+    torch.set_num_threads(request.threads or usable_cores())
+    sam = read_checkpoint(request.sam_checkpoint)
+    encoder = frozen_encoder(sam, preprocess=request.preprocess, image_size=request.image_size)
+    spec = _model_spec(encoder, request)
+    journal = _journal(folder, resume=resume)
+    caching = Caching(request.cache, limit_bytes=request.cache_limit, dtype=request.cache_dtype)
+    prepared = prepare_embeddings(
+        train,
+        validation,
+        encoder,
+        caching=caching,
+        views=request.views,
+        device=device,
+        runtime=request.runtime,
+        watch=watch,
+    )
+    embedded, held_out = prepared.train, prepared.validation
+    journal.identity = _identity(spec, encoder, request, embedded, held_out)
+    watch.fitting(spec.head, len(embedded), len(held_out), f"{device} ({why})")
     result = fit_head(
-        start_head(spec.head, sam, seed=config.seed),
-        embedded.part(0, len(embedded) - held_out),
-        embedded.part(len(embedded) - held_out, len(embedded)),
+        start_head(spec.head, sam, seed=request.config.seed),
+        embedded,
+        held_out,
         preprocess=spec.preprocess,
         image_size=spec.encoder.image_size,
-        config=config,
-        report=report,
+        config=request.config,
+        device=device,
+        report=watch.epoch,
+        progress=watch.step,
+        resume=journal.load if resume else None,
+        save=journal.save,
     )
-    info = HeadInfo(
-        head=spec.head,
-        classes=spec.classes,
-        preprocess=spec.preprocess,
-        encoder=spec.encoder,
-        encoder_sha256=str(sam.encoder_sha256),
-        training={
-            "volumes": len(volumes) - validation,
-            "epoch": result.best.number,
-            "validation_dice": result.best.dice,
-            "seed": config.seed,
+    scores = _scores(result, spec, validation or train, held_out, device)
+    record = {
+        "head": spec.head.model_dump(mode="json"),
+        "encoder": {
+            "name": spec.encoder.name,
+            "image_size": list(spec.encoder.image_size),
+            "sha256": encoder.sha256,
+            "random": encoder.random,
         },
+        "recipe": request.config.as_dict(),
+        "data": {
+            "train": [volume.name for volume in train],
+            "validation": [volume.name for volume in validation],
+            "train_slices": len(embedded),
+            "views": 0 if request.views is None else request.views.count,
+            "view_recipe": None
+            if request.views is None
+            else request.views.recipe.model_dump(mode="json"),
+        },
+        "cache": prepared.record,
+        "validation_scores": [score.as_dict(request.class_names) for score in scores],
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "fit_seconds": round(sum(epoch.seconds for epoch in result.history), 3),
+        "seconds": round(time.perf_counter() - start, 3),
+        "versions": {name: version(name) for name in ("autosam-deploy", "torch", "monai")},
+    }
+    head = save_result(
+        folder,
+        result,
+        _info(spec, encoder, request, result, train, validation),
+        sam_checkpoint=request.sam_checkpoint,
+        record=record,
+        command=request.command,
     )
-    head = save_result(folder, result, info, sam_checkpoint=sam_checkpoint, command=command)
-    return head, result.best
+    journal.discard()
+    return Trained(head, result, scores, record)
 
 
 def start_head(spec: HeadSpec, sam: Checkpoint, *, seed: int) -> Head:
@@ -134,27 +230,92 @@ def start_head(spec: HeadSpec, sam: Checkpoint, *, seed: int) -> Head:
     return head
 
 
-def _model_spec(sam: Checkpoint, kind: HeadKind, class_names: tuple[str, ...]) -> ModelSpec:
-    encoder = _encoder(sam)
+def _model_spec(encoder: FrozenEncoder, request: TrainRequest) -> ModelSpec:
+    names = request.class_names
     return ModelSpec(
-        encoder=encoder,
-        head=head_spec(kind, num_classes=len(class_names), embed_dim=encoder.out_chans),
-        classes=default_classes(len(class_names), class_names),
-        preprocess=PreprocessSpec(),
+        encoder=encoder.spec,
+        head=head_spec(
+            request.kind,
+            num_classes=len(names),
+            embed_dim=encoder.spec.out_chans,
+            final_relu=request.final_relu,
+            cnn_channels=request.cnn_channels,
+        ),
+        classes=default_classes(len(names), names),
+        preprocess=request.preprocess,
     )
 
 
-def _encoder(sam: Checkpoint) -> EncoderSpec:
-    if sam.encoder is None or sam.encoder_state is None:
-        raise CheckpointError(
-            f"'{sam.path}' holds no image encoder", expected="SAM's weights", got=sam.layout
+def _journal(folder: Path, *, resume: bool) -> Journal:
+    """Name the file of the fit, and look whether there is one to go on with."""
+    path = folder / JOURNAL_FILE
+    if resume and not path.is_file():
+        done = (folder / HEAD_FILE).is_file()
+        raise UsageError(
+            f"nothing to resume in '{folder}'",
+            got="a finished head" if done else "no fit that was stopped",
+            todo="leave --resume out" + (", and add --overwrite to train again" if done else ""),
         )
-    return sam.encoder
+    return Journal(path, {})
 
 
-def _segmenter(spec: ModelSpec, sam: Checkpoint) -> Segmenter:
-    """Return a segmenter with the file's encoder; its head is never used."""
-    segmenter = Segmenter(spec)
-    state = resize_encoder_state(sam.encoder_state or {}, spec.encoder)
-    segmenter.image_encoder.load_state_dict(state, strict=True)
-    return segmenter.eval()
+def _identity(
+    spec: ModelSpec,
+    encoder: FrozenEncoder,
+    request: TrainRequest,
+    embedded: EmbeddedSlices,
+    held_out: Sequence[Version],
+) -> dict[str, str]:
+    """Return what must be equal for a stopped fit to go on (see `Journal`)."""
+    labels = hashlib.sha256()
+    for version_ in (*(one for versions in embedded.slices for one in versions), *held_out):
+        labels.update(version_.origin.encode())
+        labels.update(version_.labels.data)
+    recipe = replace(request.config, time_limit_s=None)
+    return {
+        "head": spec.head.model_dump_json(),
+        "encoder": f"{encoder.sha256} {spec.encoder.model_dump_json()}",
+        "preprocessing": spec.preprocess.model_dump_json(),
+        "recipe": str(recipe),
+        "views": "" if request.views is None else request.views.name(request.views.count),
+        "data": labels.hexdigest(),
+        "cache dtype": request.cache_dtype,
+    }
+
+
+def _scores(
+    result: FitResult,
+    spec: ModelSpec,
+    volumes: Sequence[LabelledSlices],
+    versions: Sequence[Version],
+    device: torch.device,
+) -> tuple[VolumeScores, ...]:
+    head = Head(spec.head)
+    head.load_state_dict(result.state)
+    return score_head(head.to(device), volumes, versions, spec=spec)
+
+
+def _info(
+    spec: ModelSpec,
+    encoder: FrozenEncoder,
+    request: TrainRequest,
+    result: FitResult,
+    train: Sequence[LabelledSlices],
+    validation: Sequence[LabelledSlices],
+) -> HeadInfo:
+    return HeadInfo(
+        head=spec.head,
+        classes=spec.classes,
+        preprocess=spec.preprocess,
+        encoder=spec.encoder,
+        encoder_sha256=encoder.sha256,
+        training={
+            "volumes": len(train),
+            "validation_volumes": len(validation),
+            "views": 0 if request.views is None else request.views.count,
+            "epoch": result.best.number,
+            "validation_dice": result.best.dice,
+            "seed": request.config.seed,
+            "random_encoder": encoder.random,
+        },
+    )

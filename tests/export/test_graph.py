@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from autosam_deploy.errors import ExportError
-from autosam_deploy.export import graph
 from autosam_deploy.export.graph import check_opset, default_opset, export_onnx
+from autosam_deploy.fused import tracing
 from autosam_deploy.fused.attention import LOWERINGS
 from autosam_deploy.fused.precision import apply_precision, measure_ranges, plan_precision
 from autosam_deploy.fused.segmenter import fuse
@@ -147,7 +147,7 @@ def test_typed_graph(model_spec: SpecFactory, tmp_path: Path) -> None:
 def test_big_weights_go_to_one_file_beside(
     model_spec: SpecFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "EXTERNAL_DATA_BYTES", 1000)
+    monkeypatch.setattr(tracing, "EXTERNAL_DATA_BYTES", 1000)
     truth = seeded_segmenter(model_spec("linear"))
     export_onnx(fuse(truth), tmp_path / "m.onnx", opset=20)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]

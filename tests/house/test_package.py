@@ -19,6 +19,8 @@ FOLDERS = {
 }
 COMMANDS = {
     "autosam-predict": "autosam_deploy.cli.predict",
+    "autosam-train": "autosam_deploy.cli.train",
+    "autosam-evaluate": "autosam_deploy.cli.evaluate",
     "autosam-export": "autosam_deploy.export.cli",
     "autosam-demo": "autosam_deploy.cli.demo",
     "autosam-compare": "autosam_deploy.benchmarks.compare",
@@ -28,7 +30,7 @@ BLOCKER = """
 import sys
 class Blocker:
     blocked = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "safetensors", "monai",
-               "segment_anything", "matplotlib", "openvino", "tensorrt"}
+               "scipy", "segment_anything", "matplotlib", "openvino", "tensorrt"}
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in self.blocked:
             raise ImportError(f"No module named {name!r} (blocked)")

@@ -51,6 +51,7 @@ class Checkpoint:
         missing: expected names that the file lacks.
         unexpected: names in the file that belong to nothing known.
         has_position: False where the head needs a positional matrix that the file lacks.
+        random_encoder: the file says that its encoder weights are random (`write_encoder`).
     """
 
     path: Path
@@ -65,6 +66,7 @@ class Checkpoint:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     has_position: bool = True
+    random_encoder: bool = False
 
     @cached_property
     def encoder_sha256(self) -> str | None:
@@ -88,6 +90,7 @@ class Checkpoint:
             "encoder": None if self.encoder is None else self.encoder.model_dump(mode="json"),
             "encoder_weights": self.encoder_state is not None,
             "encoder_sha256": self.encoder_sha256,
+            "random_encoder": self.random_encoder,
             "head": None if self.head is None else self.head.model_dump(mode="json"),
             "has_position": self.has_position,
             "sam_decoder": self.sam_decoder_state is not None,

@@ -21,6 +21,8 @@ from autosam_deploy.spec import (
 #: Metadata keys: a head by itself, and a whole segmenter (encoder and head, flat names).
 HEAD_METADATA = "autosam_head"
 SEGMENTER_METADATA = "autosam_segmenter"
+#: Metadata key of an encoder by itself whose weights are random; its value is their seed.
+RANDOM_METADATA = "autosam_random_encoder"
 _SCHEMA_VERSION = 1
 
 

@@ -17,6 +17,7 @@ from autosam_deploy.models.checkpoints.huggingface import is_huggingface, to_sam
 from autosam_deploy.models.checkpoints.infer import infer_encoder, infer_head, is_sam_decoder
 from autosam_deploy.models.checkpoints.info import (
     HEAD_METADATA,
+    RANDOM_METADATA,
     SEGMENTER_METADATA,
     HeadInfo,
     parse_info,
@@ -73,7 +74,11 @@ def _recognise(path: Path, raw: RawFile) -> Checkpoint:
             got=f"names such as {listing(sorted(state))}",
             expected="an AutoSAM model or head, or SAM's weights",
         )
-    fields: dict[str, Any] = {"path": path, "wrapped": raw.wrapped}
+    fields: dict[str, Any] = {
+        "path": path,
+        "wrapped": raw.wrapped,
+        "random_encoder": RANDOM_METADATA in raw.metadata,
+    }
     if is_sam_decoder(parts.decoder) or not parts.decoder:
         layout = "huggingface-sam" if huggingface else "sam"
         return _read_sam(parts, fields, layout=layout, strangers=raw.strangers)

@@ -14,7 +14,12 @@ from torch import Tensor
 from autosam_deploy.errors import OutputError
 from autosam_deploy.files import atomic_file
 from autosam_deploy.models.checkpoints.infer import infer_encoder
-from autosam_deploy.models.checkpoints.info import HEAD_METADATA, SEGMENTER_METADATA, HeadInfo
+from autosam_deploy.models.checkpoints.info import (
+    HEAD_METADATA,
+    RANDOM_METADATA,
+    SEGMENTER_METADATA,
+    HeadInfo,
+)
 from autosam_deploy.models.encoder import encoder_shapes
 from autosam_deploy.models.heads import head_shapes
 from autosam_deploy.models.states import check_state
@@ -58,12 +63,16 @@ def write_segmenter(
     _write(Path(path), state, {SEGMENTER_METADATA: info.model_dump_json()})
 
 
-def write_encoder(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> None:
+def write_encoder(
+    path: str | os.PathLike[str], state: Mapping[str, Tensor], *, random_seed: int | None = None
+) -> None:
     """Write encoder weights in SAM's layout.
 
     Args:
         path: the file.
         state: names as `ImageEncoderViT` has them, without `image_encoder.`; stored as float32.
+        random_seed: of random weights; the file then says that they are random, and whatever is
+            measured with them can say so too.
 
     Raises:
         CheckpointError: the weights are not those of SAM's image encoder.
@@ -71,7 +80,8 @@ def write_encoder(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> 
     """
     check_state(state, encoder_shapes(infer_encoder(state)))
     prefixed = {f"{_ENCODER}{name}": tensor for name, tensor in state.items()}
-    _write(Path(path), prefixed, {"format": "pt"})
+    metadata = {"format": "pt"} if random_seed is None else {RANDOM_METADATA: str(random_seed)}
+    _write(Path(path), prefixed, metadata)
 
 
 def _write(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autosam_deploy.runtime.cores import usable_cores
+from autosam_deploy.cores import usable_cores
 
 
 @pytest.fixture

@@ -1,0 +1,336 @@
+"""`autosam-train`: fit a head on a few labelled volumes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
+from autosam_deploy.errors import CheckpointError, OutputError, UsageError
+from autosam_deploy.extras import require
+from autosam_deploy.spec import ENCODERS, HEAD_KINDS, PreprocessSpec, parse_spec
+
+if TYPE_CHECKING:
+    from autosam_deploy.cli.training import Screen
+    from autosam_deploy.training.data import LabelledSlices
+    from autosam_deploy.training.run import TrainRequest
+
+_EXAMPLES = """
+\b
+Examples:
+  autosam-train --data Task04_Hippocampus/ --head autosam --sam-checkpoint sam_vit_b_01ec64.pth
+      an nnU-Net or Decathlon folder; a fifth of its volumes choose the best epoch
+  autosam-train --images images/ --labels labels/ --head cnn --sam-checkpoint medsam_vit_b.pth \\
+      --volumes 4 --val case_07,case_08 --views 8
+      four volumes, eight augmented copies of every slice
+  autosam-train --data heart/ --head linear --random-encoder vit_tiny --epochs 20
+      without SAM's weights, to try things out: the encoder is random and everything says so
+  autosam-train --data heart/ --head autosam --sam-checkpoint sam_vit_b_01ec64.pth --resume
+      go on where the same command was stopped
+\b
+Then:
+  autosam-export --head autosam --fp16
+"""
+_PATH = click.Path(path_type=Path)
+_RANDOM_SEED = 0
+
+
+@click.command(
+    cls=AutosamCommand,
+    epilog=_EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option("--images", type=_PATH, help="Folder of volumes, DICOM series or PNG folders.")
+@click.option("--labels", type=_PATH, help="Folder of their labels, with the same names.")
+@click.option("--data", type=_PATH, help="Folder that holds both, such as nnU-Net's raw layout.")
+@click.option("--channel", type=int, help="Which channel, where cases have several.")
+@click.option("--classes", help="Names by comma, a file with one a line, or a dataset.json.")
+@click.option(
+    "--axis",
+    type=click.Choice(("auto", "i", "j", "k")),
+    default="auto",
+    show_default=True,
+    help="Image axis to slice along; auto: the largest spacing, else k.",
+)
+@click.option("--volumes", help="Volumes to learn from: a number, names by comma, or a file.")
+@click.option(
+    "--val", help="Volumes that choose the best epoch, likewise [a fifth]; 0: those of training."
+)
+@click.option("--split", type=_PATH, help="JSON file with lists of names: train, val.")
+@click.option("--skip-empty", is_flag=True, help="Leave out volumes without foreground.")
+@click.option("--head", type=click.Choice(HEAD_KINDS), default="autosam", show_default=True)
+@click.option("--sam-checkpoint", type=_PATH, help="SAM's weights: official, MedSAM, Hugging Face.")
+@click.option(
+    "--random-encoder",
+    type=click.Choice(sorted(ENCODERS)),
+    help="Random encoder weights instead, to try things out.",
+)
+@click.option("--encoder", type=click.Choice(sorted(ENCODERS)), help="Refuse any other encoder.")
+@click.option("--image-size", type=int, help="Side of the encoder's input [the checkpoint's].")
+@click.option(
+    "--intensity",
+    default="slice-minmax",
+    show_default=True,
+    help="slice-minmax | slice-zscore | none | window:LEVEL,WIDTH",
+)
+@click.option(
+    "--views", type=int, default=0, show_default=True, help="Augmented copies of every slice."
+)
+@click.option("--views-seed", type=int, default=0, show_default=True)
+@click.option("--view-recipe", type=_PATH, help="JSON file with fields of the view recipe.")
+@click.option("--epochs", type=int, default=120, show_default=True)
+@click.option("--batch", type=int, default=4, show_default=True, help="Slices a step.")
+@click.option("--lr", type=float, default=5e-4, show_default=True, help="Learning rate of Adam.")
+@click.option("--lr-factor", type=float, default=0.1, show_default=True, help="On a plateau.")
+@click.option("--lr-patience", type=int, default=10, show_default=True, help="Epochs of a plateau.")
+@click.option(
+    "--patience",
+    type=int,
+    default=40,
+    show_default=True,
+    help="Stop after so many epochs without a higher validation Dice; 0: never.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--time-limit", type=float, help="Begin no epoch after so many seconds.")
+@click.option(
+    "--cnn-channels",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Narrowest layer of a cnn head; the reference has 64, 16 is ten times faster.",
+)
+@click.option("--final-relu", is_flag=True, help="End a linear head in a ReLU, as the reference.")
+@click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda | cuda:N")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
+@click.option(
+    "--embed-with",
+    type=click.Choice(("auto", "torch", "onnxruntime")),
+    default="auto",
+    show_default=True,
+    help="What runs the encoder; auto: the fastest there is.",
+)
+@click.option("--cache", type=_PATH, help="Folder of embeddings [RUNS/cache].")
+@click.option(
+    "--cache-dtype",
+    type=click.Choice(("float16", "float32")),
+    default="float16",
+    show_default=True,
+)
+@click.option("--cache-limit", default="20GB", show_default=True, help="Of the whole folder.")
+@click.option("--runs", type=_PATH, default=Path("runs"), show_default=True)
+@click.option("-o", "--output", type=_PATH, help="Folder of the result [RUNS/<head>].")
+@click.option("--resume", is_flag=True, help="Go on with a fit that was stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace a head that is there.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every epoch, and what is read.")
+@common_options
+def main(**options: Any) -> None:
+    """Fit a head on a few labelled volumes, on the frozen encoder's embeddings.
+
+    The encoder sees every slice (and every augmented copy) once; its embeddings are kept and serve
+    all heads and later runs. Writes head.safetensors, metrics.json, curves.png, run.json and
+    train.log into runs/<head>/.
+    """
+    for module in ("torch", "segment_anything", "monai"):
+        require(module, extra="train", feature="training a head")
+    folder = options["output"] or options["runs"] / options["head"]
+    _check_folder(folder, options)
+    from autosam_deploy.cli.training import Screen
+
+    quiet = options["quiet"] or options["as_json"]
+    with Screen(folder, quiet=quiet, verbose=options["verbose"]) as screen:
+        data = _read_data(options, screen)
+        request = _request(options, folder, data.class_names, screen)
+        from autosam_deploy.training.run import train_head
+
+        trained = train_head(
+            data.train,
+            data.validation,
+            folder,
+            request=request,
+            watch=screen,
+            resume=options["resume"],
+        )
+        screen.finish(trained, request.class_names, head=options["head"], runs=options["runs"])
+    if options["as_json"]:
+        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+        echo_json({"head": str(trained.head), **metrics})
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Volumes to learn from, volumes to choose the epoch with, and the classes' names."""
+
+    train: list[LabelledSlices]
+    validation: list[LabelledSlices]
+    class_names: tuple[str, ...]
+
+
+def _check_folder(folder: Path, options: dict[str, Any]) -> None:
+    """Refuse to replace what an earlier run left there, unless asked to."""
+    from autosam_deploy.training.result import HEAD_FILE
+    from autosam_deploy.training.run import JOURNAL_FILE
+
+    if options["resume"] and options["overwrite"]:
+        raise UsageError("--resume and --overwrite contradict each other", todo="drop one")
+    if options["resume"]:
+        return
+    if not options["overwrite"] and (folder / HEAD_FILE).exists():
+        raise OutputError(
+            f"'{folder / HEAD_FILE}' is there already",
+            todo="train into another folder with -o, or add --overwrite",
+        )
+    if not options["overwrite"] and (folder / JOURNAL_FILE).exists():
+        raise OutputError(
+            f"'{folder}' holds a training that was stopped",
+            todo="go on with --resume, or start anew with --overwrite",
+        )
+
+
+def _read_data(options: dict[str, Any], screen: Screen) -> _Data:
+    """Find, split and read the volumes."""
+    from autosam_deploy.training.classes import class_names, given_names
+    from autosam_deploy.training.data import load_dataset
+    from autosam_deploy.training.pairs import find_dataset
+    from autosam_deploy.training.splits import choose_split, read_split
+
+    dataset = find_dataset(
+        options["images"], options["labels"], options["data"], channel=options["channel"]
+    )
+    names, val = dataset.names, options["val"]
+    if options["split"] is not None:
+        split = read_split(options["split"], names)
+        names = tuple(sorted({*split.train, *split.validation}))
+        val = val or (",".join(split.validation) or None)
+    train, validation = choose_split(names, volumes=options["volumes"], val=val)
+    chosen = dataset.select([*train, *validation])
+    given = given_names(options["classes"], dataset)
+    loaded = load_dataset(
+        chosen,
+        num_classes=None if given is None else len(given),
+        axis=options["axis"],
+        empty="skip" if options["skip_empty"] else "refuse",
+        progress=screen.reading,
+    )
+    for note in loaded.notes:
+        screen.note(note)
+    by_name = {volume.name: volume for volume in loaded.volumes}
+    data = _Data(
+        [by_name[name] for name in train if name in by_name],
+        [by_name[name] for name in validation if name in by_name],
+        class_names(options["classes"], dataset, loaded.labels_present),
+    )
+    screen.data(data.train, data.validation, data.class_names)
+    return data
+
+
+def _request(
+    options: dict[str, Any], folder: Path, names: tuple[str, ...], screen: Screen
+) -> TrainRequest:
+    """Put the options together as the library takes them."""
+    from autosam_deploy.training.cache import parse_bytes
+    from autosam_deploy.training.recipe import FitConfig
+    from autosam_deploy.training.run import TrainRequest
+
+    size = options["image_size"]
+    sam = _encoder_file(options, screen)
+    return TrainRequest(
+        kind=options["head"],
+        class_names=names,
+        sam_checkpoint=sam,
+        cache=options["cache"] or options["runs"] / "cache",
+        config=FitConfig(
+            epochs=options["epochs"],
+            batch=options["batch"],
+            learning_rate=options["lr"],
+            lr_factor=options["lr_factor"],
+            lr_patience=options["lr_patience"],
+            patience=options["patience"],
+            seed=options["seed"],
+            time_limit_s=options["time_limit"],
+        ),
+        preprocess=_preprocess(options),
+        image_size=None if size is None else (size, size),
+        views=_views(options),
+        cache_limit=parse_bytes(options["cache_limit"]),
+        cache_dtype=options["cache_dtype"],
+        device=options["device"],
+        runtime=None if options["embed_with"] == "auto" else options["embed_with"],
+        threads=options["threads"],
+        final_relu=options["final_relu"],
+        cnn_channels=options["cnn_channels"],
+        command=shlex.join(["autosam-train", *sys.argv[1:]]),
+    )
+
+
+def _encoder_file(options: dict[str, Any], screen: Screen) -> Path:
+    """Return the file of the encoder's weights; random ones are written where they are missing."""
+    sam: Path | None = options["sam_checkpoint"]
+    random: str | None = options["random_encoder"]
+    if (sam is None) == (random is None):
+        raise UsageError(
+            "the encoder's weights",
+            got="nothing" if sam is None else "--sam-checkpoint and --random-encoder",
+            expected="one of --sam-checkpoint FILE and --random-encoder NAME",
+            todo="SAM's weights are published by its authors; a random encoder is for trying out",
+        )
+    if random is not None:
+        return _random_encoder(options["runs"], random, screen)
+    if sam is not None and options["encoder"] is not None:
+        from autosam_deploy.models.checkpoints import read_checkpoint
+
+        held = read_checkpoint(sam).encoder
+        if held is None or held.name != options["encoder"]:
+            raise CheckpointError(
+                f"'{sam}' holds another encoder",
+                got="none" if held is None else held.name,
+                expected=options["encoder"],
+            )
+    return Path(str(sam))
+
+
+def _random_encoder(runs: Path, name: str, screen: Screen) -> Path:
+    from autosam_deploy.models.checkpoints import write_encoder
+    from autosam_deploy.models.encoder import seeded_encoder_state
+
+    path = runs / "encoders" / f"{name}-random.safetensors"
+    if not path.is_file():
+        state = seeded_encoder_state(ENCODERS[name], _RANDOM_SEED)
+        write_encoder(path, state, random_seed=_RANDOM_SEED)
+    screen.note(f"the encoder is {name} with RANDOM weights ({path}): scores say nothing of SAM")
+    return path
+
+
+def _preprocess(options: dict[str, Any]) -> PreprocessSpec:
+    kind, _, numbers = options["intensity"].partition(":")
+    fields: dict[str, Any] = {"intensity": kind, "slice_axis": options["axis"]}
+    if kind == "window":
+        try:
+            level, width = (float(part) for part in numbers.split(","))
+        except ValueError as error:
+            raise UsageError(
+                "--intensity", got=options["intensity"], expected="window:LEVEL,WIDTH"
+            ) from error
+        fields |= {"window_level": level, "window_width": width}
+    elif numbers:
+        raise UsageError("--intensity", got=options["intensity"], expected=f"{kind} alone")
+    return parse_spec(PreprocessSpec, fields, what="--intensity")
+
+
+def _views(options: dict[str, Any]) -> Any:
+    from autosam_deploy.training.embeddings import Views
+    from autosam_deploy.training.views import ViewRecipe
+
+    views = Views(options["views"], seed=options["views_seed"])
+    path: Path | None = options["view_recipe"]
+    if path is not None:
+        if not path.is_file():
+            raise UsageError("--view-recipe", got=f"no file '{path}'", expected="a JSON file")
+        text = path.read_text("utf-8")
+        views = replace(views, recipe=parse_spec(ViewRecipe, text, what=f"'{path}'"))
+    return views if views.count else None

@@ -1,0 +1,1 @@
+"""Label efficiency: how good a method becomes with how few labelled volumes."""

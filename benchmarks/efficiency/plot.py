@@ -1,0 +1,262 @@
+"""Dice against the number of labelled volumes: a line a method, a point a seed, a band of spread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autosam_deploy.benchmarks.efficiency.plan import METHODS, count_of
+from autosam_deploy.extras import require
+from autosam_deploy.files import atomic_file
+
+#: Method -> colour and marker. Okabe & Ito's palette, told apart with colour-deficient sight; heads
+#: on the frozen encoder have full lines, U-Nets broken ones.
+_STYLES: dict[str, tuple[str, str, Any]] = {
+    "autosam": ("#0072b2", "o", "-"),
+    "cnn": ("#d55e00", "s", "-"),
+    "linear": ("#009e73", "^", "-"),
+    "unet": ("#444444", "D", (0, (4, 2))),
+    "unet-pretrained": ("#cc79a7", "v", (0, (4, 2))),
+}
+#: Methods stand a little beside each other: this many doublings apart.
+_APART = 0.045
+_INK, _SOFT, _FAINT, _WARNING = "#222222", "#666666", "#e4e4e4", "#b00020"
+_DPI = 150
+#: Foreground classes that still make readable panels.
+MOST_CLASSES = 8
+_PANELS_A_ROW = 3
+
+Points = Mapping[int, Sequence[float]]
+Result = Mapping[str, Any]
+
+
+def write_dice_plot(path: Path, result: Result) -> None:
+    """Draw mean foreground Dice.
+
+    Args:
+        path: of the PNG.
+        result: of `study_result`.
+
+    Raises:
+        OutputError: the file cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure = _figure(7.6, 5.2)
+    axes = figure.subplots()
+    _draw(axes, result, None)
+    axes.set_ylabel("mean foreground Dice, test volumes", color=_INK)
+    axes.set_xlabel(_volumes_label(result), color=_INK)
+    _finish(figure, path, result, [axes])
+
+
+def write_class_plot(path: Path, result: Result) -> None:
+    """Draw the Dice of every class, a panel each (see `write_dice_plot`)."""
+    names = result["data"]["classes"][1:]
+    columns = min(len(names), _PANELS_A_ROW)
+    rows = -(-len(names) // columns)
+    figure = _figure(1.2 + 3.4 * columns, 1.6 + 3.0 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, name in zip(grid, names, strict=False):
+        _draw(axes, result, name)
+        axes.set_title(name, fontsize=11, color=_INK).set_parse_math(False)
+    for axes in grid[len(names) :]:
+        axes.set_axis_off()
+    for axes in grid[: len(names)]:
+        # Panels above an empty place have no axis below them.
+        axes.tick_params(labelbottom=True)
+    figure.supylabel("Dice, test volumes", fontsize=10, color=_INK)
+    figure.supxlabel(_volumes_label(result), fontsize=10, color=_INK)
+    _finish(figure, path, result, list(grid[: len(names)]))
+
+
+def _figure(width: float, height: float) -> Any:
+    """Return a figure that is drawn into files and needs no display."""
+    figures = require("matplotlib.figure", extra="bench", feature="drawing a study")
+    figure = figures.Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    return figure
+
+
+def _draw(axes: Any, result: Result, class_name: str | None) -> None:
+    """Draw every method: of one class, or of the foreground."""
+    methods = list(result["methods"])
+    middle = (len(methods) - 1) / 2
+    for place, method in enumerate(methods):
+        shift = 2.0 ** (_APART * (place - middle))
+        points = _points(result, method, class_name)
+        _draw_method(axes, method, points, shift)
+        failed = [cell["volumes"] for cell in _cells(result, method) if cell["failed"] is not None]
+        # They have no Dice: below all that do, on the axis itself.
+        axes.plot(
+            [count * shift for count in failed],
+            [0.0] * len(failed),
+            linestyle="none",
+            marker="x",
+            markersize=8,
+            markeredgewidth=1.8,
+            color=_STYLES[method][0],
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+            zorder=5,
+        )
+    _dress(axes, result)
+
+
+def _cells(result: Result, method: str) -> Iterator[Mapping[str, Any]]:
+    return (cell for cell in result["cells"] if cell["method"] == method)
+
+
+def _points(result: Result, method: str, class_name: str | None) -> dict[int, list[float]]:
+    """Return the Dice of all seeds by number of volumes, where there is one."""
+    points: dict[int, list[float]] = {}
+    for cell in _cells(result, method):
+        if cell["failed"] is None:
+            scores = cell if class_name is None else cell["classes"][class_name]
+            if scores["dice"] is not None:
+                points.setdefault(cell["volumes"], []).append(scores["dice"])
+    return dict(sorted(points.items()))
+
+
+def _draw_method(axes: Any, method: str, points: Points, shift: float) -> None:
+    colour, marker, line = _STYLES[method]
+    x = [count * shift for count in points]
+    means = [sum(values) / len(values) for values in points.values()]
+    spreads = [_deviation(values) for values in points.values()]
+    if any(spreads):
+        axes.fill_between(
+            x,
+            [mean - spread for mean, spread in zip(means, spreads, strict=True)],
+            [mean + spread for mean, spread in zip(means, spreads, strict=True)],
+            color=colour,
+            alpha=0.11,
+            linewidth=0,
+        )
+    axes.plot(
+        x,
+        means,
+        color=colour,
+        linestyle=line,
+        linewidth=2.0,
+        marker=marker,
+        markersize=6.5,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        label=method,
+        zorder=4,
+    )
+    axes.scatter(
+        [place for place, values in zip(x, points.values(), strict=True) for _ in values],
+        [value for values in points.values() for value in values],
+        s=13,
+        color=colour,
+        alpha=0.55,
+        linewidths=0,
+        zorder=3,
+    )
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Return the sample standard deviation (n - 1); 0 of one value."""
+    if len(values) < 2:
+        return 0.0
+    mean = sum(values) / len(values)
+    total: float = sum((value - mean) ** 2 for value in values)
+    return (total / (len(values) - 1)) ** 0.5
+
+
+def _dress(axes: Any, result: Result) -> None:
+    """Set scale, ticks, limits and frame of a panel."""
+    counts = sorted({cell["volumes"] for cell in result["cells"]})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set_xticks([], minor=True)
+    axes.set_xlim(counts[0] / 2**0.35, counts[-1] * 2**0.35)
+    low, high = _limits(result)
+    axes.set_ylim(low, high)
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color=_FAINT, linewidth=0.8)
+    axes.tick_params(axis="both", length=0, labelsize=9, colors=_INK)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_FAINT)
+
+
+def _limits(result: Result) -> tuple[float, float]:
+    """Return the lowest and highest Dice to show: whole tenths around all points of all panels."""
+    done = [cell for cell in result["cells"] if cell["failed"] is None]
+    values = [cell["dice"] for cell in done]
+    values += [one["dice"] for cell in done for one in cell["classes"].values()]
+    known = [value for value in values if value is not None] or [0.0, 1.0]
+    low, high = int(10 * min(known)) / 10, (int(10 * max(known)) + 1) / 10
+    # A point on the very frame would be cut in half.
+    return max(0.0, low) - 0.02, min(1.0, high) + 0.02
+
+
+def _volumes_label(result: Result) -> str:
+    validating = len(result["data"]["validation"])
+    beside = f" (and {validating} more that choose the epoch)" if validating else ""
+    return f"labelled volumes N to learn from{beside}"
+
+
+def _title(result: Result) -> str:
+    encoder, recipe = result["encoder"], result["recipe"]
+    parts = [f"Label efficiency: {result['data']['name']}"]
+    if encoder is not None:
+        sides = "×".join(str(side) for side in encoder["image_size"])
+        parts.append(f"{encoder['name']} at {sides}")
+    return ", ".join([*parts, f"{recipe['steps']} steps, {count_of(recipe['seeds'], 'seed')}"])
+
+
+def _finish(figure: Any, path: Path, result: Result, panels: list[Any]) -> None:
+    """Add title, warning and legend, and write the file."""
+    title = _title(result)
+    figure.suptitle(title, fontsize=11.5, color=_INK, x=0.012, ha="left").set_parse_math(False)
+    lines = [result["warning"]] if result["warning"] else []
+    if lines:
+        panels[0].annotate(
+            lines[0],
+            (0, 1),
+            xycoords="axes fraction",
+            xytext=(0, 6),
+            textcoords="offset points",
+            fontsize=9.5,
+            color=_WARNING,
+        )
+    figure.legend(
+        handles=_legend(result),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+        handlelength=3.0,
+    )
+    with atomic_file(path) as temporary:
+        figure.savefig(
+            temporary,
+            format="png",
+            facecolor="white",
+            metadata={"Title": title, "Description": "; ".join(lines)},
+        )
+
+
+def _legend(result: Result) -> list[Any]:
+    lines = require("matplotlib.lines", extra="bench", feature="drawing a study")
+    handles = []
+    for method in METHODS:
+        if method in result["methods"]:
+            colour, marker, line = _STYLES[method]
+            handles.append(
+                lines.Line2D([], [], color=colour, marker=marker, linestyle=line, label=method)
+            )
+    if result["recipe"]["seeds"] > 1:
+        handles.append(
+            lines.Line2D(
+                [], [], color=_SOFT, marker=".", linestyle="none", label="a seed; band: mean ± sd"
+            )
+        )
+    if any(cell["failed"] is not None for cell in result["cells"]):
+        handles.append(
+            lines.Line2D([], [], color=_SOFT, marker="x", linestyle="none", label="failed seed")
+        )
+    return handles

@@ -1,0 +1,128 @@
+"""The result of a study as JSON: everything that tables, plots and pages are made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from autosam_deploy.benchmarks.efficiency.plan import METHODS, RANDOM_ENCODER
+from autosam_deploy.metrics.summary import statistic
+
+if TYPE_CHECKING:
+    from autosam_deploy.benchmarks.efficiency.material import Material
+
+Record = Mapping[str, Any]
+
+
+def study_result(
+    material: Material,
+    cells: Sequence[Record],
+    *,
+    machine: Record,
+    command: str,
+    embeddings: Record | None,
+    pretraining: Sequence[Record],
+) -> dict[str, Any]:
+    """Put everything together.
+
+    Args:
+        material: of the study.
+        cells: records of all cells.
+        machine: of `machine_record`.
+        command: the command line.
+        embeddings: what they took; None where no method is a head.
+        pretraining: records of the pretrained encoders.
+
+    Returns:
+        JSON values; `warning` says so where the encoder is random.
+    """
+    plan, data, sam = material.plan, material.data, material.sam
+    random = sam is not None and sam.encoder.random
+    return {
+        "what": "Dice on held-out volumes by the number of labelled volumes learned from",
+        "schema_version": 1,
+        "warning": RANDOM_ENCODER if random else None,
+        "command": command,
+        "machine": dict(machine),
+        "data": {
+            "name": data.name,
+            "classes": list(data.class_names),
+            "slices": {name: len(volume.slices) for name, volume in data.volumes.items()},
+            "pool": list(data.roles.pool),
+            "validation": list(data.roles.validation),
+            "test": list(data.roles.test),
+            "draws": {
+                str(seed): list(data.roles.draw(max(plan.volumes), seed=seed))
+                for seed in range(plan.seeds)
+            },
+        },
+        "methods": {method: METHODS[method] for method in plan.methods},
+        "encoder": None if sam is None else sam.as_dict(),
+        "recipe": plan.as_dict(),
+        "embeddings": _without_fingerprint(embeddings),
+        "pretraining": [_without_fingerprint(record) for record in pretraining],
+        "summary": summary(cells),
+        "cells": [_without_fingerprint(cell) for cell in cells],
+    }
+
+
+def _without_fingerprint(record: Record | None) -> dict[str, Any] | None:
+    """Return a record for people: what decided it stands beside it in its own file."""
+    if record is None:
+        return None
+    return {key: value for key, value in record.items() if key != "fingerprint"}
+
+
+def summary(cells: Iterable[Record]) -> list[dict[str, Any]]:
+    """Summarise the cells of every method and number of volumes over their seeds.
+
+    Returns:
+        One entry each: mean and sample standard deviation (n - 1, None with one seed) of the scores
+        and times of the seeds that did not fail; `missed` and `invented` are sums over them.
+    """
+    groups: dict[tuple[str, int], list[Record]] = {}
+    for cell in cells:
+        groups.setdefault((cell["method"], cell["volumes"]), []).append(cell)
+    return [_entry(method, volumes, group) for (method, volumes), group in groups.items()]
+
+
+def _entry(method: str, volumes: int, cells: Sequence[Record]) -> dict[str, Any]:
+    done = [cell for cell in cells if cell["failed"] is None]
+    classes = done[0]["classes"] if done else {}
+    return {
+        "method": method,
+        "volumes": volumes,
+        "seeds": len(cells),
+        "failed": [cell["seed"] for cell in cells if cell["failed"] is not None],
+        **{key: _spread(cell[key] for cell in done) for key in ("dice", "hd95_mm", "assd_mm")},
+        "seconds": _spread(cell["seconds"] for cell in done),
+        "steps": _range(cell["steps"] for cell in done),
+        "parameters": done[0]["parameters"] if done else None,
+        **{
+            key: sum(cell[key] for cell in done) for key in ("structures", "missed", "invented")
+        },
+        "classes": {
+            name: _spread(cell["classes"][name]["dice"] for cell in done) for name in classes
+        },
+    }
+
+
+def _spread(values: Iterable[float | None]) -> dict[str, float | int | None]:
+    found = statistic(math.nan if value is None else value for value in values)
+    return {
+        "n": found.n,
+        "mean": None if math.isnan(found.mean) else found.mean,
+        "sd": None if math.isnan(found.sd) else found.sd,
+    }
+
+
+def _range(values: Iterable[int]) -> list[int]:
+    """Return the lowest and the highest, or nothing."""
+    known = list(values)
+    return [min(known), max(known)] if known else []
+
+
+def failures(result: Record) -> list[Record]:
+    """Return the cells that could not be trained."""
+    return [cell for cell in result["cells"] if cell["failed"] is not None]

@@ -1,0 +1,162 @@
+"""A whole study: every cell trained and scored once, then one result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autosam_deploy.benchmarks.baselines.contrastive import PretrainEpoch
+from autosam_deploy.benchmarks.efficiency.fits import fit_cell
+from autosam_deploy.benchmarks.efficiency.material import Material
+from autosam_deploy.benchmarks.efficiency.plan import Cell, count_of, uses_encoder
+from autosam_deploy.benchmarks.efficiency.pretraining import Pretraining
+from autosam_deploy.benchmarks.efficiency.report import write_report
+from autosam_deploy.benchmarks.efficiency.result import study_result
+from autosam_deploy.benchmarks.efficiency.store import Store
+from autosam_deploy.benchmarks.machine import machine_record
+from autosam_deploy.errors import TrainingError
+from autosam_deploy.training.prepare import Caching
+from autosam_deploy.training.watch import Watch
+
+
+class StudyWatch(Watch):
+    """Says nothing. Children override what they show."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+    def begin(self, total: int, kept: int) -> None:
+        """So many cells are to be trained; others are there already."""
+
+    def cell(self, cell: Cell, epochs: int) -> None:
+        """A cell is about to be trained, in so many epochs."""
+
+    def finished(self, cell: Cell, record: Mapping[str, Any]) -> None:
+        """A cell was trained and scored, or failed."""
+
+    def pretraining(self, seed: int, epochs: int) -> None:
+        """An encoder is about to be pretrained, in so many epochs."""
+
+    def pretrain_epoch(self, epoch: PretrainEpoch) -> None:
+        """An epoch of pretraining ended."""
+
+    def pretrained(self, seed: int, seconds: float) -> None:
+        """An encoder was pretrained."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how a study runs.
+
+    folder: of the study. caching: of embeddings. device: of the frozen encoder; all training is on
+    the CPU, where equal commands give equal scores. command: for the report. resume: keep finished
+    cells. overwrite: remove an earlier study.
+    """
+
+    folder: Path
+    caching: Caching
+    device: torch.device | None = None
+    command: str = ""
+    resume: bool = False
+    overwrite: bool = False
+
+
+def run_study(
+    material: Material, setting: Setting, *, watch: StudyWatch | None = None
+) -> dict[str, Any]:
+    """Train and score all cells that are not there yet, and write the report.
+
+    The number of threads is the process's (`torch.set_num_threads`).
+
+    Returns:
+        What `label-efficiency.json` holds (see `study_result`).
+
+    Raises:
+        UsageError: more volumes than the pool holds; embeddings beyond the cache's limit.
+        OutputError: the folder holds something else, finished cells were made in another way, or
+            something cannot be written.
+    """
+    watch, store, plan = watch or StudyWatch(), Store(setting.folder), material.plan
+    for count in plan.volumes:
+        material.data.roles.draw(count, seed=0)  # refuses what the pool does not hold
+    store.check(resume=setting.resume, overwrite=setting.overwrite)
+    if setting.overwrite:
+        store.clear()
+    store.begin()
+    machine = machine_record(threads=torch.get_num_threads())
+    pretraining = Pretraining(setting.folder, material)
+    records = _finished(material, store, pretraining, watch)
+    todo = [cell for cell in plan.cells if cell not in records]
+    if any(uses_encoder(cell.method) for cell in todo):
+        store.embeddings(
+            material.embed(caching=setting.caching, device=setting.device, watch=watch)
+        )
+    watch.begin(len(todo), len(records))
+    for cell in todo:
+        records[cell] = _run(cell, material, pretraining, watch)
+        store.save(cell, records[cell])
+        watch.finished(cell, records[cell])
+    result = study_result(
+        material,
+        [records[cell] for cell in plan.cells],
+        machine=machine,
+        command=setting.command,
+        embeddings=store.embeddings(),
+        pretraining=[pretraining.records[seed] for seed in sorted(pretraining.records)],
+    )
+    write_report(setting.folder, result)
+    return result
+
+
+def _finished(
+    material: Material, store: Store, pretraining: Pretraining, watch: StudyWatch
+) -> dict[Cell, dict[str, Any]]:
+    """Return what an earlier process left; all of it is checked before anything is computed."""
+    records = {}
+    for cell in material.plan.cells:
+        record = store.load(cell, material.fingerprint(cell))
+        if record is not None:
+            records[cell] = record
+    if "unet-pretrained" in material.plan.methods:
+        for seed in range(material.plan.seeds):
+            pretraining.find(seed)
+    if others := store.others(material.plan.cells):
+        watch.note(f"{count_of(others, 'finished cell')} of other methods, volumes or seeds left out")
+    return records
+
+
+def _run(
+    cell: Cell, material: Material, pretraining: Pretraining, watch: StudyWatch
+) -> dict[str, Any]:
+    """Return the record of a cell; one that cannot be trained is recorded with the reason."""
+    record = {
+        "method": cell.method,
+        "volumes": cell.volumes,
+        "seed": cell.seed,
+        "train": list(material.draw(cell)),
+    }
+    clock = time.perf_counter()
+    try:
+        start = _start(cell, pretraining, watch)
+        watch.cell(cell, material.fit_config(cell).epochs)
+        outcome = {"failed": None, **fit_cell(cell, material, start=start, report=watch.epoch)}
+    except TrainingError as error:
+        outcome = {"failed": str(error), "seconds": time.perf_counter() - clock}
+    return {**record, **outcome, "fingerprint": material.fingerprint(cell)}
+
+
+def _start(cell: Cell, pretraining: Pretraining, watch: StudyWatch) -> Any:
+    """Return the encoder that a cell starts from, None for a random one."""
+    if cell.method != "unet-pretrained":
+        return None
+    if cell.seed in pretraining.records:
+        return pretraining.start(cell.seed)
+    watch.pretraining(cell.seed, pretraining.material.plan.pretrain_epochs)
+    start = pretraining.start(cell.seed, report=watch.pretrain_epoch)
+    watch.pretrained(cell.seed, pretraining.records[cell.seed]["seconds"])
+    return start
