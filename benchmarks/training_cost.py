@@ -109,7 +109,15 @@ def measure_cost(options: dict[str, Any], heads: Sequence[str], console: Console
             )
             segmenter = Segmenter(spec).eval().requires_grad_(False)
             segmenter.image_encoder.load_state_dict(dict(encoder.state))
-            rows.append(_compare(spec, segmenter, volume, prepared.train, options, console))
+            row = _compare(
+                spec,
+                segmenter,
+                volume=volume,
+                embedded=prepared.train,
+                options=options,
+                console=console,
+            )
+            rows.append(row)
     embedding = float(prepared.record["seconds"])
     for row in rows:
         total = embedding + options["epochs"] * row["ours_s"]
@@ -174,6 +182,7 @@ def _encoder(options: dict[str, Any]) -> Any:
 def _compare(
     spec: Any,
     segmenter: Segmenter,
+    *,
     volume: LabelledSlices,
     embedded: EmbeddedSlices,
     options: dict[str, Any],

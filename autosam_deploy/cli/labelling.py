@@ -207,7 +207,8 @@ class _Labelling:
 
 def _text(error: Exception, task: Task) -> str:
     if isinstance(error, MemoryError):
-        return f"volume '{task.case.path}' does not fit into memory; got {str(error) or 'no detail'}"
+        detail = str(error) or "no detail"
+        return f"volume '{task.case.path}' does not fit into memory; got {detail}"
     if isinstance(error, OutOfMemoryError):
         return f"volume '{task.case.path}': {error}"
     return str(error)

@@ -58,7 +58,7 @@ class Screen(Watch):
         self.bar: TaskID | None = None
         self.clock = time.perf_counter()
         self.best: Epoch | None = None
-        self.log = logging.getLogger("autosam_deploy.train")
+        self.log = logging.getLogger(__name__)
 
     def __enter__(self) -> Self:
         """Start."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autosam_deploy.bundle.manifest import Artefact, Precision
+from autosam_deploy.cores import usable_cores
 from autosam_deploy.errors import BackendError, DeviceUnavailableError
 from autosam_deploy.runtime.backend import (
     Backend,
@@ -18,7 +19,6 @@ from autosam_deploy.runtime.backend import (
     memory_error,
     parse_device,
 )
-from autosam_deploy.cores import usable_cores
 from autosam_deploy.runtime.providers import (
     PROVIDERS,
     cuda_devices,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from autosam_deploy.cores import usable_cores
 from autosam_deploy.errors import (
     BackendError,
     BackendUnavailableError,
@@ -22,7 +23,6 @@ from autosam_deploy.runtime.backend import (
     memory_error,
     parse_device,
 )
-from autosam_deploy.cores import usable_cores
 
 if TYPE_CHECKING:
     from autosam_deploy.models.segmenter import Segmenter

@@ -42,8 +42,11 @@ class FitConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"training {name}", got=str(value), expected="> 0")
-        if self.patience < 0:
-            raise UsageError("training patience", got=str(self.patience), expected=">= 0")
+        for name in ("patience", "seed"):
+            if getattr(self, name) < 0:
+                raise UsageError(
+                    f"training {name}", got=str(getattr(self, name)), expected=">= 0"
+                )
         if not 0 < self.lr_factor < 1:
             raise UsageError("training lr_factor", got=str(self.lr_factor), expected="in (0, 1)")
 

@@ -171,35 +171,19 @@ def train_head(
     )
     scores = _scores(result, spec, validation or train, held_out, device)
     record = {
-        "head": spec.head.model_dump(mode="json"),
-        "encoder": {
-            "name": spec.encoder.name,
-            "image_size": list(spec.encoder.image_size),
-            "sha256": encoder.sha256,
-            "random": encoder.random,
-        },
-        "recipe": request.config.as_dict(),
-        "data": {
-            "train": [volume.name for volume in train],
-            "validation": [volume.name for volume in validation],
-            "train_slices": len(embedded),
-            "views": 0 if request.views is None else request.views.count,
-            "view_recipe": None
-            if request.views is None
-            else request.views.recipe.model_dump(mode="json"),
-        },
+        **_describe(spec, encoder, request),
+        "data": _describe_data(train, validation, request.views),
         "cache": prepared.record,
         "validation_scores": [score.as_dict(request.class_names) for score in scores],
         "device": str(device),
         "threads": torch.get_num_threads(),
         "fit_seconds": round(sum(epoch.seconds for epoch in result.history), 3),
         "seconds": round(time.perf_counter() - start, 3),
-        "versions": {name: version(name) for name in ("autosam-deploy", "torch", "monai")},
     }
     head = save_result(
         folder,
         result,
-        _info(spec, encoder, request, result, train, validation),
+        _info(spec, encoder, request, result.best, volumes=(len(train), len(validation))),
         sam_checkpoint=request.sam_checkpoint,
         record=record,
         command=request.command,
@@ -295,14 +279,42 @@ def _scores(
     return score_head(head.to(device), volumes, versions, spec=spec)
 
 
+def _describe(spec: ModelSpec, encoder: FrozenEncoder, request: TrainRequest) -> dict[str, Any]:
+    """Return what was trained and how, for `metrics.json`."""
+    return {
+        "head": spec.head.model_dump(mode="json"),
+        "encoder": {
+            "name": spec.encoder.name,
+            "image_size": list(spec.encoder.image_size),
+            "sha256": encoder.sha256,
+            "random": encoder.random,
+        },
+        "recipe": request.config.as_dict(),
+        "versions": {name: version(name) for name in ("autosam-deploy", "torch", "monai")},
+    }
+
+
+def _describe_data(
+    train: Sequence[LabelledSlices], validation: Sequence[LabelledSlices], views: Views | None
+) -> dict[str, Any]:
+    return {
+        "train": [volume.name for volume in train],
+        "validation": [volume.name for volume in validation],
+        "train_slices": sum(len(volume.slices) for volume in train),
+        "views": 0 if views is None else views.count,
+        "view_recipe": None if views is None else views.recipe.model_dump(mode="json"),
+    }
+
+
 def _info(
     spec: ModelSpec,
     encoder: FrozenEncoder,
     request: TrainRequest,
-    result: FitResult,
-    train: Sequence[LabelledSlices],
-    validation: Sequence[LabelledSlices],
+    best: Epoch,
+    *,
+    volumes: tuple[int, int],
 ) -> HeadInfo:
+    """Return what the head's file says; `volumes` are the numbers that taught and validated."""
     return HeadInfo(
         head=spec.head,
         classes=spec.classes,
@@ -310,11 +322,11 @@ def _info(
         encoder=spec.encoder,
         encoder_sha256=encoder.sha256,
         training={
-            "volumes": len(train),
-            "validation_volumes": len(validation),
+            "volumes": volumes[0],
+            "validation_volumes": volumes[1],
             "views": 0 if request.views is None else request.views.count,
-            "epoch": result.best.number,
-            "validation_dice": result.best.dice,
+            "epoch": best.number,
+            "validation_dice": best.dice,
             "seed": request.config.seed,
             "random_encoder": encoder.random,
         },

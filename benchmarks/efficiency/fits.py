@@ -113,9 +113,7 @@ def _fit_head(kind: HeadKind, cell: Cell, material: Material, report: Report | N
     return Fitted(result.history, result.best, trained, label)
 
 
-def _fit_unet(
-    cell: Cell, material: Material, start: Start | None, report: Report | None
-) -> Fitted:
+def _fit_unet(cell: Cell, material: Material, start: Start | None, report: Report | None) -> Fitted:
     data = material.data
     result = fit_unet(
         data.of(material.draw(cell)),

@@ -1,4 +1,4 @@
-"""Dice against the number of labelled volumes: a line a method, a point a seed, a band of spread."""
+"""Dice against the number of labelled volumes: a line a method, a point a seed, a band around."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from autosam_deploy.benchmarks.efficiency.plan import METHODS, count_of
 from autosam_deploy.extras import require
 from autosam_deploy.files import atomic_file
+from autosam_deploy.metrics.summary import statistic
 
 #: Method -> colour and marker. Okabe & Ito's palette, told apart with colour-deficient sight; heads
 #: on the frozen encoder have full lines, U-Nets broken ones.
@@ -22,10 +25,11 @@ _STYLES: dict[str, tuple[str, str, Any]] = {
 #: Methods stand a little beside each other: this many doublings apart.
 _APART = 0.045
 _INK, _SOFT, _FAINT, _WARNING = "#222222", "#666666", "#e4e4e4", "#b00020"
-_DPI = 150
+#: Dots an inch; inches that a line of title or legend takes.
+_DPI, _LINE = 150, 0.25
+_LEGEND_COLUMNS = 4
 #: Foreground classes that still make readable panels.
 MOST_CLASSES = 8
-_PANELS_A_ROW = 3
 
 Points = Mapping[int, Sequence[float]]
 Result = Mapping[str, Any]
@@ -42,39 +46,52 @@ def write_dice_plot(path: Path, result: Result) -> None:
         OutputError: the file cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
-    figure = _figure(7.6, 5.2)
+    figure = _figure(7.6, 4.2, result)
     axes = figure.subplots()
     _draw(axes, result, None)
-    axes.set_ylabel("mean foreground Dice, test volumes", color=_INK)
+    axes.set_ylabel("mean foreground Dice on the test volumes", color=_INK)
     axes.set_xlabel(_volumes_label(result), color=_INK)
-    _finish(figure, path, result, [axes])
+    _finish(figure, path, result)
 
 
 def write_class_plot(path: Path, result: Result) -> None:
     """Draw the Dice of every class, a panel each (see `write_dice_plot`)."""
     names = result["data"]["classes"][1:]
-    columns = min(len(names), _PANELS_A_ROW)
+    columns = 2 if len(names) in (2, 4) else 3
     rows = -(-len(names) // columns)
-    figure = _figure(1.2 + 3.4 * columns, 1.6 + 3.0 * rows)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes, name in zip(grid, names, strict=False):
-        _draw(axes, result, name)
-        axes.set_title(name, fontsize=11, color=_INK).set_parse_math(False)
-    for axes in grid[len(names) :]:
-        axes.set_axis_off()
-    for axes in grid[: len(names)]:
-        # Panels above an empty place have no axis below them.
-        axes.tick_params(labelbottom=True)
-    figure.supylabel("Dice, test volumes", fontsize=10, color=_INK)
-    figure.supxlabel(_volumes_label(result), fontsize=10, color=_INK)
-    _finish(figure, path, result, list(grid[: len(names)]))
+    figure = _figure(max(7.6, 3.7 * columns), 3.1 * rows, result)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for number, axes in enumerate(panels):
+        if number >= len(names):
+            axes.set_axis_off()
+            continue
+        _draw(axes, result, names[number])
+        axes.set_title(names[number], fontsize=10.5, color=_INK).set_parse_math(False)
+        if number % columns == 0:
+            axes.set_ylabel("Dice on the test volumes", color=_INK)
+        if number + columns >= len(names):
+            # The long form is wider than a panel.
+            axes.set_xlabel("labelled volumes N", color=_INK)
+            axes.tick_params(labelbottom=True)
+    _finish(figure, path, result)
 
 
-def _figure(width: float, height: float) -> Any:
-    """Return a figure that is drawn into files and needs no display."""
+def _figure(width: float, height: float, result: Result) -> Any:
+    """Return a figure that is drawn into files and needs no display.
+
+    Args:
+        width: inches.
+        height: inches of the panels; title and legend come on top.
+        result: decides how much these need.
+    """
     figures = require("matplotlib.figure", extra="bench", feature="drawing a study")
-    figure = figures.Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    above = _LINE * (2.6 if result["warning"] else 1.6)
+    below = _LINE * (-(-len(_legend(result)) // _LEGEND_COLUMNS) + 0.5)
+    whole = height + above + below
+    figure = figures.Figure(figsize=(width, whole), dpi=_DPI, layout="constrained")
+    figure.get_layout_engine().set(
+        rect=(0, below / whole, 1, height / whole), w_pad=0.1, h_pad=0.06
+    )
     return figure
 
 
@@ -84,23 +101,9 @@ def _draw(axes: Any, result: Result, class_name: str | None) -> None:
     middle = (len(methods) - 1) / 2
     for place, method in enumerate(methods):
         shift = 2.0 ** (_APART * (place - middle))
-        points = _points(result, method, class_name)
-        _draw_method(axes, method, points, shift)
-        failed = [cell["volumes"] for cell in _cells(result, method) if cell["failed"] is not None]
-        # They have no Dice: below all that do, on the axis itself.
-        axes.plot(
-            [count * shift for count in failed],
-            [0.0] * len(failed),
-            linestyle="none",
-            marker="x",
-            markersize=8,
-            markeredgewidth=1.8,
-            color=_STYLES[method][0],
-            transform=axes.get_xaxis_transform(),
-            clip_on=False,
-            zorder=5,
-        )
-    _dress(axes, result)
+        _draw_method(axes, method, _points(result, method, class_name), shift)
+        _draw_failed(axes, method, result, shift)
+    _dress(axes, result, _limits(result, of_classes=class_name is not None))
 
 
 def _cells(result: Result, method: str) -> Iterator[Mapping[str, Any]]:
@@ -121,8 +124,9 @@ def _points(result: Result, method: str, class_name: str | None) -> dict[int, li
 def _draw_method(axes: Any, method: str, points: Points, shift: float) -> None:
     colour, marker, line = _STYLES[method]
     x = [count * shift for count in points]
-    means = [sum(values) / len(values) for values in points.values()]
-    spreads = [_deviation(values) for values in points.values()]
+    means = [statistic(values).mean for values in points.values()]
+    # One seed has no spread: its band has no width.
+    spreads = [np.nan_to_num(statistic(values).sd) for values in points.values()]
     if any(spreads):
         axes.fill_between(
             x,
@@ -156,37 +160,47 @@ def _draw_method(axes: Any, method: str, points: Points, shift: float) -> None:
     )
 
 
-def _deviation(values: Sequence[float]) -> float:
-    """Return the sample standard deviation (n - 1); 0 of one value."""
-    if len(values) < 2:
-        return 0.0
-    mean = sum(values) / len(values)
-    total: float = sum((value - mean) ** 2 for value in values)
-    return (total / (len(values) - 1)) ** 0.5
+def _draw_failed(axes: Any, method: str, result: Result, shift: float) -> None:
+    """Mark cells that have no Dice: below all that do, on the axis itself."""
+    failed = [cell["volumes"] for cell in _cells(result, method) if cell["failed"] is not None]
+    if failed:
+        axes.plot(
+            [count * shift for count in failed],
+            [0.0] * len(failed),
+            linestyle="none",
+            marker="x",
+            markersize=8,
+            markeredgewidth=1.8,
+            color=_STYLES[method][0],
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+            zorder=5,
+        )
 
 
-def _dress(axes: Any, result: Result) -> None:
+def _dress(axes: Any, result: Result, limits: tuple[float, float]) -> None:
     """Set scale, ticks, limits and frame of a panel."""
     counts = sorted({cell["volumes"] for cell in result["cells"]})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_xticks([], minor=True)
     axes.set_xlim(counts[0] / 2**0.35, counts[-1] * 2**0.35)
-    low, high = _limits(result)
-    axes.set_ylim(low, high)
+    axes.set_ylim(*limits)
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=_FAINT, linewidth=0.8)
     axes.tick_params(axis="both", length=0, labelsize=9, colors=_INK)
+    axes.tick_params(axis="x", pad=7)  # room for marks of failed seeds
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(_FAINT)
 
 
-def _limits(result: Result) -> tuple[float, float]:
+def _limits(result: Result, *, of_classes: bool) -> tuple[float, float]:
     """Return the lowest and highest Dice to show: whole tenths around all points of all panels."""
     done = [cell for cell in result["cells"] if cell["failed"] is None]
-    values = [cell["dice"] for cell in done]
-    values += [one["dice"] for cell in done for one in cell["classes"].values()]
+    values = [
+        one["dice"] for cell in done for one in (cell["classes"].values() if of_classes else [cell])
+    ]
     known = [value for value in values if value is not None] or [0.0, 1.0]
     low, high = int(10 * min(known)) / 10, (int(10 * max(known)) + 1) / 10
     # A point on the very frame would be cut in half.
@@ -195,7 +209,7 @@ def _limits(result: Result) -> tuple[float, float]:
 
 def _volumes_label(result: Result) -> str:
     validating = len(result["data"]["validation"])
-    beside = f" (and {validating} more that choose the epoch)" if validating else ""
+    beside = f" (+ {validating} that choose the epoch)" if validating else ""
     return f"labelled volumes N to learn from{beside}"
 
 
@@ -203,40 +217,36 @@ def _title(result: Result) -> str:
     encoder, recipe = result["encoder"], result["recipe"]
     parts = [f"Label efficiency: {result['data']['name']}"]
     if encoder is not None:
-        sides = "×".join(str(side) for side in encoder["image_size"])
+        sides = "x".join(str(side) for side in encoder["image_size"])
         parts.append(f"{encoder['name']} at {sides}")
     return ", ".join([*parts, f"{recipe['steps']} steps, {count_of(recipe['seeds'], 'seed')}"])
 
 
-def _finish(figure: Any, path: Path, result: Result, panels: list[Any]) -> None:
+def _finish(figure: Any, path: Path, result: Result) -> None:
     """Add title, warning and legend, and write the file."""
-    title = _title(result)
-    figure.suptitle(title, fontsize=11.5, color=_INK, x=0.012, ha="left").set_parse_math(False)
-    lines = [result["warning"]] if result["warning"] else []
-    if lines:
-        panels[0].annotate(
-            lines[0],
-            (0, 1),
-            xycoords="axes fraction",
-            xytext=(0, 6),
-            textcoords="offset points",
-            fontsize=9.5,
-            color=_WARNING,
-        )
+    line = _LINE / figure.get_figheight()
+    left = 0.12 / figure.get_figwidth()
+    title, warning = _title(result), result["warning"] or ""
+    # A dollar sign in a name is no formula.
+    for number, (text, size, colour) in enumerate(
+        ((title, 11.5, _INK), (warning, 10, _WARNING)), start=1
+    ):
+        shown = figure.text(left, 1 - number * line, text, fontsize=size, color=colour)
+        shown.set_parse_math(False)
     figure.legend(
         handles=_legend(result),
-        loc="outside lower center",
-        ncols=3,
+        loc="lower center",
+        ncols=_LEGEND_COLUMNS,
         frameon=False,
         fontsize=9,
-        handlelength=3.0,
+        handlelength=3.2,
     )
     with atomic_file(path) as temporary:
         figure.savefig(
             temporary,
             format="png",
             facecolor="white",
-            metadata={"Title": title, "Description": "; ".join(lines)},
+            metadata={"Title": title, "Description": warning},
         )
 
 

@@ -56,6 +56,7 @@ def has_class_plot(result: Result) -> bool:
 def show(console: Console, result: Result) -> None:
     """Print the tables, what failed, and the warning of a random encoder."""
     for table in (dice_table(result), distance_table(result), seconds_table(result)):
+        console.print(Text(table.title, "bold"))
         console.print(table.rich())
     for cell in failures(result):
         console.print(Text(f"failed: {_cell_name(cell)}: {cell['failed']}", "red"), soft_wrap=True)
@@ -131,7 +132,8 @@ def _times(result: Result) -> list[str]:
         f"labels; loss {one['losses'][0]:.3f} to {one['losses'][-1]:.3f}."
         for one in result["pretraining"]
     ]
-    return [*lines, "Both are not part of the seconds above. Validation in every epoch is."]
+    apart = "This is not part of the seconds above. " if lines else ""
+    return [*lines, f"{apart}The seconds include validation in every epoch, not scoring."]
 
 
 def _notes(result: Result) -> list[str]:
@@ -139,13 +141,13 @@ def _notes(result: Result) -> list[str]:
     notes = [
         "Dice: mean over the test volumes of the mean over the classes of a volume. HD95: the same "
         "over the structures that were found; a structure that was missed has Dice 0 and no "
-        "distance, and how many were missed over all seeds stands beside the mean.",
+        "distance, and how many were missed, of all in all seeds, stands beside the mean.",
         "Every seed draws its volumes from the pool; its draws are nested, and all methods learn "
         "from the same ones. A seed also decides first weights, order and augmentation.",
     ]
     if seeds > 1:
         notes.append(
-            f"± is the standard deviation (n − 1) over {seeds} seeds, so over other volumes and "
+            f"± is the standard deviation (n - 1) over {seeds} seeds, so over other volumes and "
             "other weights, not over test volumes. Seeds share the test volumes, and draws overlap "
             "when N nears the pool: the spread is then too small."
         )
@@ -158,8 +160,8 @@ def _notes(result: Result) -> list[str]:
     ]
     if recipe["views"]:
         notes.append(
-            f"Heads learn from {count_of(recipe['views'], 'augmented copy').replace('copys', 'copies')} of "
-            "every slice that are made once, the same for all seeds; U-Nets see new ones in every "
+            f"Heads learn from every slice and {count_of(recipe['views'], 'view')} (augmented "
+            "copies) of it, made once and the same for all seeds; U-Nets see a new view in every "
             "epoch."
         )
     else:
@@ -180,9 +182,7 @@ def _steps(result: Result) -> str:
 
 
 def _methods(result: Result) -> list[str]:
-    sizes = {
-        one["method"]: one["parameters"] for one in result["summary"] if one["parameters"]
-    }
+    sizes = {one["method"]: one["parameters"] for one in result["summary"] if one["parameters"]}
     lines = []
     for method, what in result["methods"].items():
         size = f" ({sizes[method]:,} trained weights)" if method in sizes else ""
@@ -215,7 +215,7 @@ def _recipe(result: Result) -> list[str]:
     ]
     if encoder is not None:
         random = " Its weights are random." if encoder["random"] else ""
-        sides = "×".join(str(side) for side in encoder["image_size"])
+        sides = "x".join(str(side) for side in encoder["image_size"])
         lines.append(
             f"Encoder: {encoder['name']} at {sides}, `{encoder['file']}`, weights "
             f"{encoder['sha256'][:16]}.{random}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from autosam_deploy.benchmarks.efficiency.plan import METHODS, RANDOM_ENCODER
@@ -44,7 +45,7 @@ def study_result(
         "schema_version": 1,
         "warning": RANDOM_ENCODER if random else None,
         "command": command,
-        "machine": dict(machine),
+        "machine": {**machine, "versions": {**machine["versions"], "monai": version("monai")}},
         "data": {
             "name": data.name,
             "classes": list(data.class_names),
@@ -99,9 +100,7 @@ def _entry(method: str, volumes: int, cells: Sequence[Record]) -> dict[str, Any]
         "seconds": _spread(cell["seconds"] for cell in done),
         "steps": _range(cell["steps"] for cell in done),
         "parameters": done[0]["parameters"] if done else None,
-        **{
-            key: sum(cell[key] for cell in done) for key in ("structures", "missed", "invented")
-        },
+        **{key: sum(cell[key] for cell in done) for key in ("structures", "missed", "invented")},
         "classes": {
             name: _spread(cell["classes"][name]["dice"] for cell in done) for name in classes
         },

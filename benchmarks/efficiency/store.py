@@ -1,9 +1,9 @@
 """A study's folder: one file a finished cell, so that a study that was killed can go on.
 
-    OUT/cells/<method>-n<volumes>-s<seed>.json     a finished cell, with what decided it
-    OUT/pretraining/seed-<seed>.safetensors, .json  a pretrained encoder, likewise
-    OUT/embeddings.json                             what the embeddings took
-    OUT/label-efficiency.json, report.md, *.png     the result, written when all cells are done
+OUT/cells/<method>-n<volumes>-s<seed>.json     a finished cell, with what decided it
+OUT/pretraining/seed-<seed>.safetensors, .json  a pretrained encoder, likewise
+OUT/embeddings.json                             what the embeddings took
+OUT/label-efficiency.json, report.md, *.png     the result, written when all cells are done
 """
 
 from __future__ import annotations
@@ -53,10 +53,15 @@ class Store:
             )
         if resume or overwrite or not self.folder.exists():
             return
-        if not self.folder.is_dir() or any(self.folder.iterdir()):
+        # Folders without a file are what a study leaves that ended before its first cell.
+        if not self.folder.is_dir() or any(path.is_file() for path in self.folder.rglob("*")):
             raise OutputError(
                 f"'{self.folder}' {'holds a study' if begun else 'is there'} already",
-                todo=("go on with --resume, start anew with --overwrite" if begun else "add --overwrite")
+                todo=(
+                    "go on with --resume, start anew with --overwrite"
+                    if begun
+                    else "add --overwrite"
+                )
                 + ", or choose another folder with --out",
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from autosam_deploy.benchmarks.efficiency.plan import Cell, count_of, uses_encod
 from autosam_deploy.benchmarks.efficiency.pretraining import Pretraining
 from autosam_deploy.benchmarks.efficiency.report import write_report
 from autosam_deploy.benchmarks.efficiency.result import study_result
-from autosam_deploy.benchmarks.efficiency.store import Store
+from autosam_deploy.benchmarks.efficiency.store import Fingerprint, Store
 from autosam_deploy.benchmarks.machine import machine_record
 from autosam_deploy.errors import TrainingError
 from autosam_deploy.training.prepare import Caching
@@ -82,15 +82,15 @@ def run_study(
             something cannot be written.
     """
     watch, store, plan = watch or StudyWatch(), Store(setting.folder), material.plan
-    for count in plan.volumes:
-        material.data.roles.draw(count, seed=0)  # refuses what the pool does not hold
+    # Whatever cannot be trained is refused here, before anything is written or removed.
+    fingerprints = {cell: material.fingerprint(cell) for cell in plan.cells}
     store.check(resume=setting.resume, overwrite=setting.overwrite)
     if setting.overwrite:
         store.clear()
     store.begin()
     machine = machine_record(threads=torch.get_num_threads())
     pretraining = Pretraining(setting.folder, material)
-    records = _finished(material, store, pretraining, watch)
+    records = _finished(fingerprints, store, pretraining, watch)
     todo = [cell for cell in plan.cells if cell not in records]
     if any(uses_encoder(cell.method) for cell in todo):
         store.embeddings(
@@ -98,7 +98,8 @@ def run_study(
         )
     watch.begin(len(todo), len(records))
     for cell in todo:
-        records[cell] = _run(cell, material, pretraining, watch)
+        outcome = _run(cell, material, pretraining, watch)
+        records[cell] = {**outcome, "fingerprint": fingerprints[cell]}
         store.save(cell, records[cell])
         watch.finished(cell, records[cell])
     result = study_result(
@@ -114,19 +115,23 @@ def run_study(
 
 
 def _finished(
-    material: Material, store: Store, pretraining: Pretraining, watch: StudyWatch
+    fingerprints: Mapping[Cell, Fingerprint],
+    store: Store,
+    pretraining: Pretraining,
+    watch: StudyWatch,
 ) -> dict[Cell, dict[str, Any]]:
     """Return what an earlier process left; all of it is checked before anything is computed."""
     records = {}
-    for cell in material.plan.cells:
-        record = store.load(cell, material.fingerprint(cell))
+    for cell, fingerprint in fingerprints.items():
+        record = store.load(cell, fingerprint)
         if record is not None:
             records[cell] = record
-    if "unet-pretrained" in material.plan.methods:
-        for seed in range(material.plan.seeds):
-            pretraining.find(seed)
-    if others := store.others(material.plan.cells):
-        watch.note(f"{count_of(others, 'finished cell')} of other methods, volumes or seeds left out")
+    for seed in sorted({cell.seed for cell in fingerprints if cell.method == "unet-pretrained"}):
+        pretraining.find(seed)
+    if others := store.others(fingerprints):
+        watch.note(
+            f"{count_of(others, 'finished cell')} of other methods, volumes or seeds left out"
+        )
     return records
 
 
@@ -147,7 +152,7 @@ def _run(
         outcome = {"failed": None, **fit_cell(cell, material, start=start, report=watch.epoch)}
     except TrainingError as error:
         outcome = {"failed": str(error), "seconds": time.perf_counter() - clock}
-    return {**record, **outcome, "fingerprint": material.fingerprint(cell)}
+    return {**record, **outcome}
 
 
 def _start(cell: Cell, pretraining: Pretraining, watch: StudyWatch) -> Any:

@@ -11,14 +11,17 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 Entry = Mapping[str, Any]
-NOTHING = "–"
+NOTHING = "-"
+#: Characters of a number.
+_NUMBER = 5
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One place of a table; the best of a column is bold."""
+    """One place of a table: a number, what must be known about it, and whether it is the best."""
 
     text: str
+    note: str = ""
     bold: bool = False
 
 
@@ -40,19 +43,28 @@ class Table:
             f"|---|{'---:|' * len(self.header)}",
         ]
         for name, slots in self.rows:
-            shown = (f"**{slot.text}**" if slot.bold else slot.text for slot in slots)
+            shown = []
+            for slot in slots:
+                text = f"**{slot.text}**" if slot.bold else slot.text
+                shown.append(f"{text} ({slot.note})" if slot.note else text)
             lines.append(f"| {name} | {' | '.join(shown)} |")
         return "\n".join(lines)
 
     def rich(self) -> RichTable:
-        """Return it for the terminal."""
-        table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+        """Return it for the terminal, without its title; notes are below their numbers."""
+        table = RichTable(box=box.SIMPLE, pad_edge=False)
         table.add_column("method", no_wrap=True)
         for head in self.header:
-            table.add_column(head, justify="right", no_wrap=True)
+            # Where room is short, mean and spread go on two lines; no number is cut off.
+            table.add_column(head, justify="right", overflow="fold", min_width=_NUMBER)
         for name, slots in self.rows:
-            table.add_row(name, *(Text(one.text, "bold" if one.bold else "") for one in slots))
+            table.add_row(name, *(_show(slot) for slot in slots))
         return table
+
+
+def _show(slot: Slot) -> Text:
+    text = Text(slot.text, "bold" if slot.bold else "")
+    return text.append(f"\n{slot.note}", "dim") if slot.note else text
 
 
 def dice_table(result: Mapping[str, Any]) -> Table:
@@ -63,7 +75,7 @@ def dice_table(result: Mapping[str, Any]) -> Table:
     return _table(
         result,
         "Dice on the test volumes",
-        lambda one: _score(one, "dice", 3),
+        lambda one: (_score(one, "dice", 3), _failed(one)),
         rank=lambda one: None if one["failed"] else _mean(one, "dice"),
     )
 
@@ -75,9 +87,9 @@ def distance_table(result: Mapping[str, Any]) -> Table:
     not compete.
     """
 
-    def show(one: Entry) -> str:
-        text = _score(one, "hd95_mm", 2)
-        return f"{text} ({one['missed']} missed)" if one["missed"] else text
+    def show(one: Entry) -> tuple[str, str]:
+        missed = f"{one['missed']} of {one['structures']} missed" if one["missed"] else ""
+        return _score(one, "hd95_mm", 2), ", ".join(filter(None, (_failed(one), missed)))
 
     def rank(one: Entry) -> float | None:
         mean = _mean(one, "hd95_mm")
@@ -89,9 +101,9 @@ def distance_table(result: Mapping[str, Any]) -> Table:
 def seconds_table(result: Mapping[str, Any]) -> Table:
     """Return the seconds that training a cell takes, without embeddings and pretraining."""
 
-    def show(one: Entry) -> str:
+    def show(one: Entry) -> tuple[str, str]:
         seconds = _mean(one, "seconds")
-        return NOTHING if seconds is None else f"{seconds:.{1 if seconds < 10 else 0}f}"
+        return (NOTHING if seconds is None else f"{seconds:.{1 if seconds < 10 else 0}f}"), ""
 
     return _table(result, "Training, seconds a cell", show, rank=lambda _: None)
 
@@ -99,11 +111,11 @@ def seconds_table(result: Mapping[str, Any]) -> Table:
 def _table(
     result: Mapping[str, Any],
     title: str,
-    show: Callable[[Entry], str],
+    show: Callable[[Entry], tuple[str, str]],
     *,
     rank: Callable[[Entry], float | None],
 ) -> Table:
-    """Return a table with what `show` says, and the highest of a column by `rank` bold."""
+    """Return a table: `show` gives text and note, the highest of a column by `rank` is bold."""
     entries = {(one["method"], one["volumes"]): one for one in result["summary"]}
     counts = sorted({volumes for _, volumes in entries})
     methods = list(dict.fromkeys(method for method, _ in entries))
@@ -113,7 +125,7 @@ def _table(
         best = max((one for one in ranks.values() if one is not None), default=None)
         for method in methods:
             bold = best is not None and ranks[method] == best
-            slots[method].append(Slot(show(entries[method, count]), bold))
+            slots[method].append(Slot(*show(entries[method, count]), bold))
     return Table(
         title,
         tuple(f"N = {count}" for count in counts),
@@ -127,11 +139,15 @@ def _mean(entry: Entry, key: str) -> float | None:
 
 
 def _score(entry: Entry, key: str, digits: int) -> str:
-    """Return "0.712 ± 0.031", and how many seeds failed."""
-    failed, spread = len(entry["failed"]), entry[key]
-    if failed == entry["seeds"]:
+    """Return "0.712 ± 0.031"."""
+    if len(entry["failed"]) == entry["seeds"]:
         return "failed"
+    spread = entry[key]
     text = NOTHING if spread["mean"] is None else f"{spread['mean']:.{digits}f}"
-    if spread["sd"] is not None:
-        text += f" ± {spread['sd']:.{digits}f}"
-    return f"{text} ({failed} of {entry['seeds']} failed)" if failed else text
+    return text if spread["sd"] is None else f"{text} ± {spread['sd']:.{digits}f}"
+
+
+def _failed(entry: Entry) -> str:
+    """Return how many seeds failed, if some did and some did not."""
+    failed = len(entry["failed"])
+    return f"{failed} of {entry['seeds']} failed" if 0 < failed < entry["seeds"] else ""

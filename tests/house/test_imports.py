@@ -59,6 +59,10 @@ TORCH_FILES = {
     "benchmarks/baselines/contrastive.py",
     "benchmarks/baselines/network.py",
     "benchmarks/baselines/unet.py",
+    "benchmarks/efficiency/fits.py",
+    "benchmarks/efficiency/material.py",
+    "benchmarks/efficiency/pretraining.py",
+    "benchmarks/efficiency/study.py",
 }
 #: Rooms that may load them inside functions, and the only modules elsewhere that may.
 LAZY_ROOMS = TORCH_ROOMS | {"export", "benchmarks"}

@@ -24,6 +24,7 @@ COMMANDS = {
     "autosam-export": "autosam_deploy.export.cli",
     "autosam-demo": "autosam_deploy.cli.demo",
     "autosam-compare": "autosam_deploy.benchmarks.compare",
+    "autosam-bench": "autosam_deploy.benchmarks.cli",
 }
 #: Refuses every package that the core install leaves out.
 BLOCKER = """

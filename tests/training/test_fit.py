@@ -182,6 +182,8 @@ def test_impossible_settings(name: str) -> None:
         FitConfig(lr_factor=1.0)
     with pytest.raises(UsageError, match="training patience; got -1"):
         FitConfig(patience=-1)
+    with pytest.raises(UsageError, match="training seed; got -1; expected >= 0"):
+        FitConfig(seed=-1)
 
 
 def test_limits_stop_after_a_whole_epoch(easy_slices: EasySlices) -> None:
