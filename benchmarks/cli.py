@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from autosam_deploy.benchmarks.efficiency.command import label_efficiency
+from autosam_deploy.benchmarks.training_cost import main as training_cost
 from autosam_deploy.cli.shell import AutosamGroup
 
 
@@ -13,5 +14,5 @@ def main() -> None:
     """Measure what the project promises."""
 
 
-for _command in (label_efficiency,):
+for _command in (label_efficiency, training_cost):
     main.add_command(_command)

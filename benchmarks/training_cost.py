@@ -29,9 +29,9 @@ from autosam_deploy.spec import ENCODERS, HEAD_KINDS
 
 if TYPE_CHECKING:
     from autosam_deploy.models.segmenter import Segmenter
-    from autosam_deploy.training.data import LabelledSlices
-    from autosam_deploy.training.embeddings import EmbeddedSlices
-    from autosam_deploy.training.step import Trainer
+    from autosam_deploy.training.datasets.loading import LabelledSlices
+    from autosam_deploy.training.embedding.versions import EmbeddedSlices
+    from autosam_deploy.training.fitting.step import Trainer
 
 _EXAMPLE = """
 \b
@@ -87,7 +87,7 @@ def measure_cost(options: dict[str, Any], heads: Sequence[str], console: Console
 
     from autosam_deploy.models.segmenter import Segmenter
     from autosam_deploy.spec import ModelSpec, default_classes
-    from autosam_deploy.training.prepare import Caching, prepare_embeddings
+    from autosam_deploy.training.embedding.prepare import Caching, prepare_embeddings
     from autosam_deploy.training.run import head_spec
 
     threads = options["threads"] or usable_cores()
@@ -144,8 +144,8 @@ def _slices(options: dict[str, Any]) -> tuple[LabelledSlices, int]:
     """Return the slices around the middle of the first volumes, as one volume of one size."""
     import numpy as np
 
-    from autosam_deploy.training.data import LabelledSlices, load_dataset
-    from autosam_deploy.training.pairs import find_dataset
+    from autosam_deploy.training.datasets.loading import LabelledSlices, load_dataset
+    from autosam_deploy.training.datasets.pairs import find_dataset
 
     dataset = find_dataset(options["images"], options["labels"], options["data"])
     loaded = load_dataset(dataset.select(dataset.names[:1]))
@@ -166,7 +166,7 @@ def _slices(options: dict[str, Any]) -> tuple[LabelledSlices, int]:
 def _encoder(options: dict[str, Any]) -> Any:
     from autosam_deploy.models.checkpoints import read_checkpoint, write_encoder
     from autosam_deploy.models.encoder import seeded_encoder_state
-    from autosam_deploy.training.encoding import frozen_encoder
+    from autosam_deploy.training.embedding.encoding import frozen_encoder
 
     sam, random = options["sam_checkpoint"], options["random_encoder"]
     if (sam is None) == (random is None):
@@ -220,8 +220,8 @@ def _trainer(spec: Any, options: dict[str, Any]) -> Trainer:
 
     from autosam_deploy.models.heads import Head
     from autosam_deploy.models.preprocess import to_slice_size
-    from autosam_deploy.training.recipe import FitConfig
-    from autosam_deploy.training.step import Trainer
+    from autosam_deploy.training.fitting.recipe import FitConfig
+    from autosam_deploy.training.fitting.step import Trainer
 
     torch.manual_seed(0)
     return Trainer(
@@ -238,7 +238,7 @@ def _reference_epoch(
     """Train one epoch as the reference does: its encoder, as it is upstream, in every step."""
     import torch
 
-    from autosam_deploy.training.embeddings import EmbeddedSlices, Version
+    from autosam_deploy.training.embedding.versions import EmbeddedSlices, Version
 
     for first in range(0, len(volume.slices), batch):
         slices = torch.from_numpy(volume.slices[first : first + batch])[:, None]

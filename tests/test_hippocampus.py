@@ -11,14 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from autosam_deploy.cli.predict import main as predict
+from autosam_deploy.cli.train import main as train_command
 from autosam_deploy.export.cli import main as export
 from autosam_deploy.metrics import dice
-from autosam_deploy.models.checkpoints import write_encoder
-from autosam_deploy.models.encoder import seeded_encoder_state
-from autosam_deploy.spec import ENCODERS
-from autosam_deploy.training.data import load_labelled
-from autosam_deploy.training.fit import FitConfig
-from autosam_deploy.training.run import train_head
 from autosam_deploy.volumes.read import read_labels, read_volume
 from autosam_deploy.volumes.volume import same_space
 
@@ -59,15 +54,11 @@ def test_hippocampus(shared_data: Path, tmp_path: Path) -> None:
     images = link_cases(data / "images", tmp_path / "imagesTr", train)
     masks = link_cases(data / "labels", tmp_path / "labelsTr", train)
     held_out = link_cases(data / "images", tmp_path / "imagesTs", test)
-    sam = tmp_path / "runs" / "encoder.safetensors"
-    write_encoder(sam, seeded_encoder_state(ENCODERS["vit_tiny"], 0))
-    train_head(
-        load_labelled(images, masks, num_classes=3),
-        tmp_path / "runs" / "autosam",
-        kind="autosam",
-        class_names=CLASSES,
-        sam_checkpoint=sam,
-        config=FitConfig(epochs=8),
+    run(
+        train_command,
+        *("--images", images, "--labels", masks, "--classes", ",".join(CLASSES)),
+        *("--head", "autosam", "--random-encoder", "vit_tiny", "--epochs", 8, "--val", 1),
+        *("--runs", tmp_path / "runs"),
     )
     run(export, "--head", "autosam", "--fp16", "--runs", tmp_path / "runs", "--samples", images)
     bundle = tmp_path / "runs" / "autosam" / "model.autosam"

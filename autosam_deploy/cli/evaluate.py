@@ -155,8 +155,8 @@ def _classes(text: str | None) -> tuple[ClassSpec, ...] | None:
     """Return the classes that `--classes` names, as `autosam-train` takes them."""
     if text is None:
         return None
-    from autosam_deploy.training.dataset_json import check_class_names, read_dataset_json
-    from autosam_deploy.training.texts import is_file, names_from
+    from autosam_deploy.training.datasets.dataset_json import check_class_names, read_dataset_json
+    from autosam_deploy.training.datasets.texts import is_file, names_from
 
     if text.lower().endswith(".json") and is_file(text):
         names = read_dataset_json(Path(text)).class_names

@@ -18,7 +18,7 @@ from autosam_deploy.spec import ENCODERS, HEAD_KINDS, PreprocessSpec, parse_spec
 
 if TYPE_CHECKING:
     from autosam_deploy.cli.training import Screen
-    from autosam_deploy.training.data import LabelledSlices
+    from autosam_deploy.training.datasets.loading import LabelledSlices
     from autosam_deploy.training.run import TrainRequest
 
 _EXAMPLES = """
@@ -194,10 +194,10 @@ def _check_folder(folder: Path, options: dict[str, Any]) -> None:
 
 def _read_data(options: dict[str, Any], screen: Screen) -> _Data:
     """Find, split and read the volumes."""
-    from autosam_deploy.training.classes import class_names, given_names
-    from autosam_deploy.training.data import load_dataset
-    from autosam_deploy.training.pairs import find_dataset
-    from autosam_deploy.training.splits import choose_split, read_split
+    from autosam_deploy.training.datasets.classes import class_names, given_names
+    from autosam_deploy.training.datasets.loading import load_dataset
+    from autosam_deploy.training.datasets.pairs import find_dataset
+    from autosam_deploy.training.datasets.splits import choose_split, read_split
 
     dataset = find_dataset(
         options["images"], options["labels"], options["data"], channel=options["channel"]
@@ -233,8 +233,8 @@ def _request(
     options: dict[str, Any], folder: Path, names: tuple[str, ...], screen: Screen
 ) -> TrainRequest:
     """Put the options together as the library takes them."""
-    from autosam_deploy.training.cache import parse_bytes
-    from autosam_deploy.training.recipe import FitConfig
+    from autosam_deploy.training.embedding.cache import parse_bytes
+    from autosam_deploy.training.fitting.recipe import FitConfig
     from autosam_deploy.training.run import TrainRequest
 
     size = options["image_size"]
@@ -323,8 +323,8 @@ def _preprocess(options: dict[str, Any]) -> PreprocessSpec:
 
 
 def _views(options: dict[str, Any]) -> Any:
-    from autosam_deploy.training.embeddings import Views
-    from autosam_deploy.training.views import ViewRecipe
+    from autosam_deploy.training.embedding.versions import Views
+    from autosam_deploy.training.embedding.views import ViewRecipe
 
     views = Views(options["views"], seed=options["views_seed"])
     path: Path | None = options["view_recipe"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import time
@@ -25,14 +26,14 @@ from rich.table import Table
 from rich.text import Text
 
 from autosam_deploy.errors import OutputError
-from autosam_deploy.training.cache import show_bytes
+from autosam_deploy.training.embedding.cache import show_bytes
 from autosam_deploy.training.watch import Watch
 
 if TYPE_CHECKING:
     from autosam_deploy.spec import HeadSpec
-    from autosam_deploy.training.cache import CachePlan, EmbeddingCache
-    from autosam_deploy.training.data import LabelledSlices
-    from autosam_deploy.training.recipe import Epoch
+    from autosam_deploy.training.datasets.loading import LabelledSlices
+    from autosam_deploy.training.embedding.cache import CachePlan, EmbeddingCache
+    from autosam_deploy.training.fitting.recipe import Epoch
     from autosam_deploy.training.run import Trained
 
 LOG_FILE = "train.log"
@@ -182,7 +183,7 @@ class Screen(Watch):
         )
         table = _scores(trained, class_names)
         self.console.print(table)
-        quiet = Console(width=100, record=True, file=_Nowhere())
+        quiet = Console(width=100, record=True, file=io.StringIO())
         quiet.print(table)
         self.log.info("\n%s", quiet.export_text().rstrip())
         self.say(f"wrote {trained.head} (beside it: metrics.json, curves.png, run.json, train.log)")
@@ -199,16 +200,6 @@ class Screen(Watch):
         if done == total:
             self.bars.remove_task(self.bar)
             self.bar = None
-
-
-class _Nowhere:
-    """A stream that forgets: a recording console needs one."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
 
 
 def _scores(trained: Trained, class_names: Sequence[str]) -> Table:

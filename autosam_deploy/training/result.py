@@ -11,8 +11,8 @@ from typing import Any
 from autosam_deploy.extras import require
 from autosam_deploy.files import atomic_file, write_json
 from autosam_deploy.models.checkpoints import HeadInfo, write_head
-from autosam_deploy.training.fit import FitResult
-from autosam_deploy.training.recipe import Epoch
+from autosam_deploy.training.fitting.fit import FitResult
+from autosam_deploy.training.fitting.recipe import Epoch
 
 HEAD_FILE = "head.safetensors"
 CURVES_FILE = "curves.png"

@@ -26,17 +26,17 @@ from autosam_deploy.spec import (
     PreprocessSpec,
     default_classes,
 )
-from autosam_deploy.training.cache import CacheDtype
-from autosam_deploy.training.data import LabelledSlices
+from autosam_deploy.training.datasets.loading import LabelledSlices
 from autosam_deploy.training.device import choose_device
-from autosam_deploy.training.embeddings import EmbeddedSlices, Version, Views
-from autosam_deploy.training.encoding import FrozenEncoder, RuntimeName, frozen_encoder
-from autosam_deploy.training.fit import FitResult, fit_head
-from autosam_deploy.training.prepare import Caching, prepare_embeddings
-from autosam_deploy.training.recipe import Epoch, FitConfig
+from autosam_deploy.training.embedding.cache import CacheDtype
+from autosam_deploy.training.embedding.encoding import FrozenEncoder, RuntimeName, frozen_encoder
+from autosam_deploy.training.embedding.prepare import Caching, prepare_embeddings
+from autosam_deploy.training.embedding.versions import EmbeddedSlices, Version, Views
+from autosam_deploy.training.fitting.fit import FitResult, fit_head
+from autosam_deploy.training.fitting.recipe import Epoch, FitConfig
+from autosam_deploy.training.fitting.resume import Journal
+from autosam_deploy.training.fitting.scoring import VolumeScores, score_head
 from autosam_deploy.training.result import HEAD_FILE, save_result
-from autosam_deploy.training.resume import Journal
-from autosam_deploy.training.scoring import VolumeScores, score_head
 from autosam_deploy.training.watch import Watch
 
 JOURNAL_FILE = "unfinished.pt"

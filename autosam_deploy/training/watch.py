@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from autosam_deploy.spec import HeadSpec
-    from autosam_deploy.training.cache import CachePlan, EmbeddingCache
-    from autosam_deploy.training.recipe import Epoch
+    from autosam_deploy.training.embedding.cache import CachePlan, EmbeddingCache
+    from autosam_deploy.training.fitting.recipe import Epoch
 
 
 class Watch:

@@ -33,7 +33,7 @@ from autosam_deploy.benchmarks.baselines.network import (
 )
 from autosam_deploy.errors import TrainingError, UsageError
 from autosam_deploy.extras import require
-from autosam_deploy.training.views import ViewRecipe, make_view
+from autosam_deploy.training.embedding.views import ViewRecipe, make_view
 
 
 @dataclass(frozen=True)

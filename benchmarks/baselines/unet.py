@@ -33,11 +33,11 @@ from autosam_deploy.benchmarks.baselines.network import (
 from autosam_deploy.errors import TrainingError, UsageError
 from autosam_deploy.extras import require
 from autosam_deploy.metrics import dice, mean_foreground
-from autosam_deploy.training.data import LabelledSlices
-from autosam_deploy.training.fit import Report
-from autosam_deploy.training.recipe import Epoch, FitConfig
-from autosam_deploy.training.step import PLATEAU_FROM
-from autosam_deploy.training.views import ViewRecipe, make_view
+from autosam_deploy.training.datasets.loading import LabelledSlices
+from autosam_deploy.training.embedding.views import ViewRecipe, make_view
+from autosam_deploy.training.fitting.fit import Report
+from autosam_deploy.training.fitting.recipe import Epoch, FitConfig
+from autosam_deploy.training.fitting.step import PLATEAU_FROM
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from autosam_deploy.benchmarks.efficiency.roles import Roles
     from autosam_deploy.benchmarks.efficiency.screen import Screen
     from autosam_deploy.benchmarks.efficiency.study import Setting
-    from autosam_deploy.training.pairs import Dataset
+    from autosam_deploy.training.datasets.pairs import Dataset
 
 _EXAMPLES = """
 \b
@@ -167,9 +167,9 @@ def _methods(text: str) -> tuple[Method, ...]:
 
 def _setting(options: dict[str, Any]) -> Setting:
     from autosam_deploy.benchmarks.efficiency.study import Setting
-    from autosam_deploy.training.cache import parse_bytes
     from autosam_deploy.training.device import choose_device
-    from autosam_deploy.training.prepare import Caching
+    from autosam_deploy.training.embedding.cache import parse_bytes
+    from autosam_deploy.training.embedding.prepare import Caching
 
     out: Path = options["out"]
     return Setting(
@@ -188,8 +188,8 @@ def _setting(options: dict[str, Any]) -> Setting:
 def _roles(options: dict[str, Any]) -> tuple[Dataset, Roles]:
     """Find the volumes and give them their roles; no voxel is read."""
     from autosam_deploy.benchmarks.efficiency.roles import choose_roles
-    from autosam_deploy.training.pairs import find_dataset
-    from autosam_deploy.training.splits import read_split
+    from autosam_deploy.training.datasets.pairs import find_dataset
+    from autosam_deploy.training.datasets.splits import read_split
 
     dataset = find_dataset(
         options["images"], options["labels"], options["data"], channel=options["channel"]
@@ -273,8 +273,8 @@ def _random_encoder(runs: Path, name: str) -> Path:
 def _read(options: dict[str, Any], dataset: Dataset, roles: Roles, screen: Screen) -> StudyData:
     """Read the volumes of all roles."""
     from autosam_deploy.benchmarks.efficiency.material import StudyData
-    from autosam_deploy.training.classes import class_names, given_names
-    from autosam_deploy.training.data import load_dataset
+    from autosam_deploy.training.datasets.classes import class_names, given_names
+    from autosam_deploy.training.datasets.loading import load_dataset
 
     given = given_names(options["classes"], dataset)
     loaded = load_dataset(

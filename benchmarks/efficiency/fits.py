@@ -16,16 +16,16 @@ from autosam_deploy.benchmarks.baselines.unet import fit_unet, label_slices
 from autosam_deploy.benchmarks.efficiency.material import Material
 from autosam_deploy.benchmarks.efficiency.plan import Cell, uses_encoder
 from autosam_deploy.metrics.summary import statistic
-from autosam_deploy.metrics.surface import ClassScore, score_classes
+from autosam_deploy.metrics.surface import ClassScore
 from autosam_deploy.models.heads import Head
 from autosam_deploy.models.preprocess import to_slice_size
 from autosam_deploy.spec import HeadKind
-from autosam_deploy.training.data import LabelledSlices
-from autosam_deploy.training.fit import Report, fit_head
-from autosam_deploy.training.recipe import Epoch
+from autosam_deploy.training.datasets.loading import LabelledSlices
+from autosam_deploy.training.fitting.fit import Report, fit_head
+from autosam_deploy.training.fitting.recipe import Epoch
+from autosam_deploy.training.fitting.scoring import VolumeScores, score_labels
+from autosam_deploy.training.fitting.step import label_versions
 from autosam_deploy.training.run import start_head
-from autosam_deploy.training.scoring import VolumeScores
-from autosam_deploy.training.step import label_versions
 
 #: Weights that a pretrained encoder starts from.
 Start = Mapping[str, Tensor]
@@ -68,7 +68,7 @@ def fit_cell(
     clock = time.perf_counter()
     data = material.data
     scores = [
-        score_volume(volume, fitted.label(volume), num_classes=len(data.class_names))
+        score_labels(volume, fitted.label(volume), num_classes=len(data.class_names))
         for volume in data.of(data.roles.test)
     ]
     return {
@@ -127,32 +127,6 @@ def _fit_unet(cell: Cell, material: Material, start: Start | None, report: Repor
     return Fitted(
         result.history, result.best, trained, lambda volume: label_slices(result, volume.slices)
     )
-
-
-def score_volume(
-    volume: LabelledSlices, found: NDArray[np.uint8], *, num_classes: int
-) -> VolumeScores:
-    """Score the labels of one volume, the same way for all methods (see `metrics.surface`).
-
-    Args:
-        volume: with the truth; without spacing (PNG slices) there are no distances.
-        found: labels (N, H, W).
-        num_classes: K.
-    """
-    spacing = volume.spacing_mm
-    classes = score_classes(
-        found,
-        volume.labels,
-        # Slices come first as z does in a volume; a geometry's order is x, y, z.
-        spacing=(spacing or (1.0, 1.0, 1.0))[::-1],
-        labels=range(1, num_classes),
-    )
-    if spacing is None:
-        classes = tuple(
-            ClassScore(one.label, one.dice, math.nan, math.nan, one.truth_ml, one.prediction_ml)
-            for one in classes
-        )
-    return VolumeScores(volume.name, classes, in_mm=spacing is not None)
 
 
 def summarise(scores: Sequence[VolumeScores], class_names: Sequence[str]) -> dict[str, Any]:

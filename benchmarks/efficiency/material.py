@@ -21,13 +21,13 @@ from autosam_deploy.benchmarks.efficiency.plan import Cell, Plan, uses_encoder, 
 from autosam_deploy.benchmarks.efficiency.roles import Roles
 from autosam_deploy.models.checkpoints import Checkpoint, read_checkpoint
 from autosam_deploy.spec import HeadKind, ModelSpec, PreprocessSpec, default_classes
-from autosam_deploy.training.data import LabelledSlices
-from autosam_deploy.training.embeddings import EmbeddedSlices, Version, Views
-from autosam_deploy.training.encoding import FrozenEncoder, frozen_encoder
-from autosam_deploy.training.prepare import Caching, prepare_embeddings
-from autosam_deploy.training.recipe import FitConfig
+from autosam_deploy.training.datasets.loading import LabelledSlices
+from autosam_deploy.training.embedding.encoding import FrozenEncoder, frozen_encoder
+from autosam_deploy.training.embedding.prepare import Caching, prepare_embeddings
+from autosam_deploy.training.embedding.versions import EmbeddedSlices, Version, Views
+from autosam_deploy.training.embedding.views import ViewRecipe
+from autosam_deploy.training.fitting.recipe import FitConfig
 from autosam_deploy.training.run import head_spec
-from autosam_deploy.training.views import ViewRecipe
 from autosam_deploy.training.watch import Watch
 
 _VERSIONS = ("autosam-deploy", "torch", "monai", "numpy")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from autosam_deploy.errors import UsageError
-from autosam_deploy.training.splits import SplitFile
-from autosam_deploy.training.texts import listed, names_from
+from autosam_deploy.training.datasets.splits import SplitFile
+from autosam_deploy.training.datasets.texts import listed, names_from
 
 #: Of all volumes, one in this many tests unless the user says otherwise.
 _ONE_IN = 5

@@ -21,12 +21,12 @@ from rich.text import Text
 
 from autosam_deploy.benchmarks.efficiency.plan import Cell, count_of
 from autosam_deploy.benchmarks.efficiency.study import StudyWatch
-from autosam_deploy.training.cache import show_bytes
+from autosam_deploy.training.embedding.cache import show_bytes
 
 if TYPE_CHECKING:
     from autosam_deploy.benchmarks.baselines.contrastive import PretrainEpoch
-    from autosam_deploy.training.cache import CachePlan, EmbeddingCache
-    from autosam_deploy.training.recipe import Epoch
+    from autosam_deploy.training.embedding.cache import CachePlan, EmbeddingCache
+    from autosam_deploy.training.fitting.recipe import Epoch
 
 #: Cells take minutes: in the last half minute, from which rich estimates, hardly one has ended.
 _WHOLE_STUDY_S = 30 * 24 * 3600.0

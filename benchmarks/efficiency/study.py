@@ -20,7 +20,7 @@ from autosam_deploy.benchmarks.efficiency.result import study_result
 from autosam_deploy.benchmarks.efficiency.store import Fingerprint, Store
 from autosam_deploy.benchmarks.machine import machine_record
 from autosam_deploy.errors import TrainingError
-from autosam_deploy.training.prepare import Caching
+from autosam_deploy.training.embedding.prepare import Caching
 from autosam_deploy.training.watch import Watch
 
 

@@ -13,7 +13,7 @@ from autosam_deploy.models.checkpoints import write_encoder
 from autosam_deploy.models.encoder import seeded_encoder_state
 from autosam_deploy.models.heads import Head
 from autosam_deploy.spec import HeadKind, ModelSpec
-from autosam_deploy.training.embeddings import EmbeddedSlices, Version
+from autosam_deploy.training.embedding.versions import EmbeddedSlices, Version
 from autosam_deploy.volumes.phantom import write_phantom_set
 
 EasySlices = Callable[[HeadKind], tuple[Head, EmbeddedSlices]]

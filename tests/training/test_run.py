@@ -14,10 +14,10 @@ from autosam_deploy.errors import CheckpointError, DeviceUnavailableError, Usage
 from autosam_deploy.metrics import dice
 from autosam_deploy.models.checkpoints import read_checkpoint
 from autosam_deploy.spec import HEAD_KINDS, HeadKind, ModelSpec
-from autosam_deploy.training.data import LabelledSlices, load_labelled
+from autosam_deploy.training.datasets.loading import LabelledSlices, load_labelled
 from autosam_deploy.training.device import choose_device
-from autosam_deploy.training.embeddings import Views
-from autosam_deploy.training.recipe import FitConfig
+from autosam_deploy.training.embedding.versions import Views
+from autosam_deploy.training.fitting.recipe import FitConfig
 from autosam_deploy.training.run import (
     JOURNAL_FILE,
     Trained,
@@ -156,7 +156,7 @@ def test_killed_run_resumes_to_the_same_file(
     request_: TrainRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from autosam_deploy.training import resume
+    from autosam_deploy.training.fitting import resume
 
     monkeypatch.setattr(resume, "SAVE_EVERY_S", 0.0)
     request_ = replace(request_, config=FitConfig(epochs=6), views=Views(1))

@@ -24,8 +24,8 @@ from autosam_deploy.benchmarks.baselines.network import (
 )
 from autosam_deploy.benchmarks.baselines.unet import UnetConfig, fit_unet
 from autosam_deploy.errors import TrainingError, UsageError
-from autosam_deploy.training.data import LabelledSlices
-from autosam_deploy.training.views import ViewRecipe, make_view
+from autosam_deploy.training.datasets.loading import LabelledSlices
+from autosam_deploy.training.embedding.views import ViewRecipe, make_view
 
 CHANNELS = (4, 4, 8, 8, 8)
 SMALL = ContrastiveConfig(epochs=2, channels=CHANNELS, projection=8)

@@ -22,9 +22,9 @@ from autosam_deploy.benchmarks.baselines.unet import (
 )
 from autosam_deploy.errors import CheckpointError, TrainingError, UsageError
 from autosam_deploy.metrics import dice
-from autosam_deploy.training.data import LabelledSlices
-from autosam_deploy.training.recipe import Epoch
-from autosam_deploy.training.views import ViewRecipe
+from autosam_deploy.training.datasets.loading import LabelledSlices
+from autosam_deploy.training.embedding.views import ViewRecipe
+from autosam_deploy.training.fitting.recipe import Epoch
 
 CHANNELS = (4, 4, 8, 8, 8)
 

@@ -17,8 +17,8 @@ from autosam_deploy.benchmarks.efficiency.study import Setting, run_study
 from autosam_deploy.models.checkpoints import write_encoder
 from autosam_deploy.models.encoder import seeded_encoder_state
 from autosam_deploy.spec import EncoderSpec, PreprocessSpec
-from autosam_deploy.training.data import load_labelled
-from autosam_deploy.training.prepare import Caching
+from autosam_deploy.training.datasets.loading import load_labelled
+from autosam_deploy.training.embedding.prepare import Caching
 from autosam_deploy.volumes.phantom import PHANTOM_CLASSES, make_phantom
 from autosam_deploy.volumes.write import write_volume
 

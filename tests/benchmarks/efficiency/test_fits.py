@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autosam_deploy.benchmarks.efficiency.fits import fit_cell, score_volume, summarise
+from autosam_deploy.benchmarks.efficiency.fits import fit_cell, summarise
 from autosam_deploy.benchmarks.efficiency.material import Material
 from autosam_deploy.benchmarks.efficiency.plan import METHODS, Cell, Method
-from autosam_deploy.training.data import LabelledSlices
-from autosam_deploy.training.prepare import Caching
-from autosam_deploy.training.recipe import Epoch
+from autosam_deploy.training.datasets.loading import LabelledSlices
+from autosam_deploy.training.embedding.prepare import Caching
+from autosam_deploy.training.fitting.recipe import Epoch
+from autosam_deploy.training.fitting.scoring import score_labels
 
 MaterialFactory = Callable[..., Material]
 
@@ -27,13 +28,13 @@ def volume(labels: list[list[int]], *, name: str = "v") -> LabelledSlices:
 def test_distances_are_in_mm_along_each_axis() -> None:
     truth = volume([[0, 1, 0, 0], [0, 0, 0, 0]])
     for found, mm in ([[0, 0, 0, 1], [0, 0, 0, 0]], 4.0), ([[0, 0, 0, 0], [0, 1, 0, 0]], 8.0):
-        (score,) = score_volume(truth, volume(found).labels, num_classes=2).classes
+        (score,) = score_labels(truth, volume(found).labels, num_classes=2).classes
         assert (score.dice, score.hd95_mm, score.assd_mm) == (0, mm, mm)
 
 
 def test_slices_without_spacing_have_no_distances() -> None:
     truth = replace(volume([[0, 1, 1, 0]]), spacing_mm=None)
-    scores = score_volume(truth, truth.labels, num_classes=2)
+    scores = score_labels(truth, truth.labels, num_classes=2)
     assert scores.dice == 1
     assert math.isnan(scores.classes[0].hd95_mm)
     assert summarise([scores], ("background", "a"))["hd95_mm"] is None
@@ -43,7 +44,7 @@ def test_means_are_taken_over_volumes_of_means_over_their_classes() -> None:
     truths = [volume([[1, 1, 2, 2]], name="a"), volume([[1, 1, 0, 0]], name="b")]
     found = [[[1, 0, 2, 2]], [[0, 0, 0, 0]]]
     scores = [
-        score_volume(truth, volume(labels).labels, num_classes=3)
+        score_labels(truth, volume(labels).labels, num_classes=3)
         for truth, labels in zip(truths, found, strict=True)
     ]
     summary = summarise(scores, ("background", "one", "two"))

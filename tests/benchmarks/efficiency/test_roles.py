@@ -6,7 +6,7 @@ import pytest
 
 from autosam_deploy.benchmarks.efficiency.roles import Roles, choose_roles
 from autosam_deploy.errors import UsageError
-from autosam_deploy.training.splits import SplitFile
+from autosam_deploy.training.datasets.splits import SplitFile
 
 TEN = tuple(f"v{n}" for n in range(10))
 

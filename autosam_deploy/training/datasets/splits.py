@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autosam_deploy.errors import UsageError
-from autosam_deploy.training.texts import listed, names_from, read_json
+from autosam_deploy.training.datasets.texts import listed, names_from, read_json
 
 #: Of all volumes, one in this many validates unless the user says otherwise.
 _ONE_IN = 5

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from autosam_deploy.errors import SpecError, UsageError, VolumeError
-from autosam_deploy.training.dataset_json import DatasetJson, read_dataset_json
-from autosam_deploy.training.png import entries, png_folders, png_slices
-from autosam_deploy.training.texts import listed
+from autosam_deploy.training.datasets.dataset_json import DatasetJson, read_dataset_json
+from autosam_deploy.training.datasets.png import entries, png_folders, png_slices
+from autosam_deploy.training.datasets.texts import listed
 from autosam_deploy.volumes.cases import Case, find_cases
 from autosam_deploy.volumes.read import SUFFIXES, case_name
 

@@ -44,9 +44,7 @@ class FitConfig:
                 raise UsageError(f"training {name}", got=str(value), expected="> 0")
         for name in ("patience", "seed"):
             if getattr(self, name) < 0:
-                raise UsageError(
-                    f"training {name}", got=str(getattr(self, name)), expected=">= 0"
-                )
+                raise UsageError(f"training {name}", got=str(getattr(self, name)), expected=">= 0")
         if not 0 < self.lr_factor < 1:
             raise UsageError("training lr_factor", got=str(self.lr_factor), expected="in (0, 1)")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from autosam_deploy.errors import UsageError
-from autosam_deploy.training.splits import SplitFile, choose_split, read_split
+from autosam_deploy.training.datasets.splits import SplitFile, choose_split, read_split
 
 TEN = tuple(f"v{n}" for n in range(10))
 

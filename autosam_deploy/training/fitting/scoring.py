@@ -8,15 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from autosam_deploy.metrics.surface import ClassScore, score_classes
 from autosam_deploy.models.heads import Head
 from autosam_deploy.models.preprocess import to_slice_size
 from autosam_deploy.spec import ModelSpec
-from autosam_deploy.training.data import LabelledSlices
-from autosam_deploy.training.embeddings import Version
-from autosam_deploy.training.step import label_versions
+from autosam_deploy.training.datasets.loading import LabelledSlices
+from autosam_deploy.training.embedding.versions import Version
+from autosam_deploy.training.fitting.step import label_versions
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,34 @@ def score_head(
     scores = []
     for volume in volumes:
         found = np.stack([next(labelled)[0] for _ in volume.slices])
-        spacing = volume.spacing_mm
-        classes = score_classes(
-            found,
-            volume.labels,
-            # Slices come first as z does in a volume; a geometry's order is x, y, z.
-            spacing=(spacing or (1.0, 1.0, 1.0))[::-1],
-            labels=range(1, spec.head.num_classes),
-        )
-        if spacing is None:
-            classes = tuple(_without_mm(score) for score in classes)
-        scores.append(VolumeScores(volume.name, classes, in_mm=spacing is not None))
+        scores.append(score_labels(volume, found, num_classes=spec.head.num_classes))
     return tuple(scores)
+
+
+def score_labels(
+    volume: LabelledSlices, found: NDArray[np.uint8], *, num_classes: int
+) -> VolumeScores:
+    """Score the labels of one volume (see `metrics.surface`).
+
+    Args:
+        volume: with the truth; without spacing (PNG slices) there are no distances.
+        found: labels (N, H, W).
+        num_classes: K.
+
+    Raises:
+        MissingExtraError: MONAI or SciPy is not installed.
+    """
+    spacing = volume.spacing_mm
+    classes = score_classes(
+        found,
+        volume.labels,
+        # Slices come first as z does in a volume; a geometry's order is x, y, z.
+        spacing=(spacing or (1.0, 1.0, 1.0))[::-1],
+        labels=range(1, num_classes),
+    )
+    if spacing is None:
+        classes = tuple(_without_mm(score) for score in classes)
+    return VolumeScores(volume.name, classes, in_mm=spacing is not None)
 
 
 def _without_mm(score: ClassScore) -> ClassScore:

@@ -10,8 +10,8 @@ import pytest
 
 from autosam_deploy.errors import OutputError, UsageError
 from autosam_deploy.spec import EncoderSpec, PreprocessSpec
-from autosam_deploy.training import cache as module
-from autosam_deploy.training.cache import (
+from autosam_deploy.training.embedding import cache as module
+from autosam_deploy.training.embedding.cache import (
     EmbeddingCache,
     Space,
     entry_key,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from autosam_deploy.errors import SpecError, UsageError
-from autosam_deploy.training.dataset_json import read_dataset_json
+from autosam_deploy.training.datasets.dataset_json import read_dataset_json
 
 NNUNET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "tumour": 2}}
 

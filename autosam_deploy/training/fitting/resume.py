@@ -13,8 +13,8 @@ import torch
 
 from autosam_deploy.errors import CheckpointError, UsageError
 from autosam_deploy.files import atomic_file
-from autosam_deploy.training.fit import Fit
-from autosam_deploy.training.recipe import Epoch
+from autosam_deploy.training.fitting.fit import Fit
+from autosam_deploy.training.fitting.recipe import Epoch
 
 #: Seconds between two saves: a cnn head with Adam's moments is 330 MB.
 SAVE_EVERY_S = 30.0

@@ -16,8 +16,8 @@ from autosam_deploy.errors import TrainingError
 from autosam_deploy.extras import require
 from autosam_deploy.metrics import dice, mean_foreground
 from autosam_deploy.models.heads import Head
-from autosam_deploy.training.embeddings import EmbeddedSlices, Version, stack
-from autosam_deploy.training.recipe import FitConfig
+from autosam_deploy.training.embedding.versions import EmbeddedSlices, Version, stack
+from autosam_deploy.training.fitting.recipe import FitConfig
 
 #: (low-resolution logits (B, K, h, w), slice (H, W)) -> logits (B, K, H, W).
 Resize = Callable[[Tensor, tuple[int, int]], Tensor]

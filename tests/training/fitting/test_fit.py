@@ -13,11 +13,11 @@ import torch
 from autosam_deploy.errors import CheckpointError, TrainingError, UsageError
 from autosam_deploy.models.heads import Head
 from autosam_deploy.spec import HEAD_KINDS, HeadKind, ModelSpec, PreprocessSpec
-from autosam_deploy.training.embeddings import EmbeddedSlices, Version
-from autosam_deploy.training.fit import Fit, FitResult, fit_head
-from autosam_deploy.training.recipe import Epoch, FitConfig
-from autosam_deploy.training.resume import Journal
-from autosam_deploy.training.step import PLATEAU_FROM, evaluate_head
+from autosam_deploy.training.embedding.versions import EmbeddedSlices, Version
+from autosam_deploy.training.fitting.fit import Fit, FitResult, fit_head
+from autosam_deploy.training.fitting.recipe import Epoch, FitConfig
+from autosam_deploy.training.fitting.resume import Journal
+from autosam_deploy.training.fitting.step import PLATEAU_FROM, evaluate_head
 
 SpecFactory = Callable[..., ModelSpec]
 EasySlices = Callable[[HeadKind], tuple[Head, EmbeddedSlices]]
@@ -106,9 +106,9 @@ def test_every_epoch_takes_one_version_of_each_slice(easy_slices: EasySlices) ->
     def watch(fit_: Fit, _: bool) -> None:
         seen.append([])
 
-    trainer_step = "autosam_deploy.training.step.Trainer._step"
+    trainer_step = "autosam_deploy.training.fitting.step.Trainer._step"
     with pytest.MonkeyPatch.context() as patch:
-        from autosam_deploy.training.step import Trainer
+        from autosam_deploy.training.fitting.step import Trainer
 
         original = Trainer._step
 

@@ -10,10 +10,10 @@ import pytest
 import SimpleITK
 
 from autosam_deploy.errors import VolumeError
-from autosam_deploy.training.classes import class_names
-from autosam_deploy.training.data import LabelledSlices, load_dataset, load_labelled
-from autosam_deploy.training.pairs import Dataset, find_dataset
-from autosam_deploy.training.splits import choose_split, read_split
+from autosam_deploy.training.datasets.classes import class_names
+from autosam_deploy.training.datasets.loading import LabelledSlices, load_dataset, load_labelled
+from autosam_deploy.training.datasets.pairs import Dataset, find_dataset
+from autosam_deploy.training.datasets.splits import choose_split, read_split
 from autosam_deploy.volumes.phantom import make_phantom, write_phantom_set
 from autosam_deploy.volumes.read import read_volume
 from autosam_deploy.volumes.volume import Geometry, Volume
@@ -278,5 +278,5 @@ def test_hippocampus(shared_data: Path) -> None:
     # Three volumes have 8 bits, and one reaches 300,000.
     assert "of 4 of 32 volumes are far from the " in note
     assert "'hippocampus_001' 9..106" in note
-    train, held_out = read_split(shared_data / "hippocampus" / "split.json", dataset.names)
-    assert (len(train), len(held_out)) == (24, 8)
+    split = read_split(shared_data / "hippocampus" / "split.json", dataset.names)
+    assert (len(split.train), len(split.validation), len(split.test)) == (24, 0, 8)

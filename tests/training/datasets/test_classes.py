@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from autosam_deploy.errors import SpecError, UsageError
-from autosam_deploy.training.classes import class_names, given_names
-from autosam_deploy.training.pairs import Dataset
+from autosam_deploy.training.datasets.classes import class_names, given_names
+from autosam_deploy.training.datasets.pairs import Dataset
 
 PLAIN = Dataset("folders", ())
 NAMED = Dataset("nnunet", (), class_names=("background", "liver", "tumour"))

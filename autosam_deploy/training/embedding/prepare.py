@@ -11,9 +11,15 @@ from typing import Any
 import torch
 
 from autosam_deploy.errors import UsageError
-from autosam_deploy.training.cache import CacheDtype, EmbeddingCache, Space
-from autosam_deploy.training.data import LabelledSlices
-from autosam_deploy.training.embeddings import (
+from autosam_deploy.training.datasets.loading import LabelledSlices
+from autosam_deploy.training.embedding.cache import CacheDtype, EmbeddingCache, Space
+from autosam_deploy.training.embedding.encoding import (
+    RUNTIMES,
+    FrozenEncoder,
+    RuntimeName,
+    choose_runtime,
+)
+from autosam_deploy.training.embedding.versions import (
     EmbeddedSlices,
     Version,
     Views,
@@ -21,7 +27,6 @@ from autosam_deploy.training.embeddings import (
     keys_of,
     open_embeddings,
 )
-from autosam_deploy.training.encoding import RUNTIMES, FrozenEncoder, RuntimeName, choose_runtime
 from autosam_deploy.training.watch import Watch
 
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from autosam_deploy.errors import UsageError
 from autosam_deploy.extras import require
 from autosam_deploy.spec import Strict
-from autosam_deploy.training.warp import Move, field_shape, plain, resample
+from autosam_deploy.training.embedding.warp import Move, field_shape, plain, resample
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[tuple[float, float], Field(strict=False)]

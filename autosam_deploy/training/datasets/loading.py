@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from autosam_deploy.errors import UsageError, VolumeError
 from autosam_deploy.spec import Axis
-from autosam_deploy.training.intensities import Range, compare_ranges, robust_range
-from autosam_deploy.training.pairs import Dataset, Pair, check_pairs, find_dataset
-from autosam_deploy.training.png import png_slices, read_slices
-from autosam_deploy.training.texts import listed
+from autosam_deploy.training.datasets.intensities import Range, compare_ranges, robust_range
+from autosam_deploy.training.datasets.pairs import Dataset, Pair, check_pairs, find_dataset
+from autosam_deploy.training.datasets.png import png_slices, read_slices
+from autosam_deploy.training.datasets.texts import listed
 from autosam_deploy.volumes.read import read_labels, read_volume
 from autosam_deploy.volumes.slices import ARRAY_AXIS, resolve_axis, slices_along
 from autosam_deploy.volumes.volume import near_space

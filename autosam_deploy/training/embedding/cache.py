@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from autosam_deploy.errors import OutputError, UsageError
 from autosam_deploy.files import atomic_file, write_json
@@ -222,6 +222,26 @@ class EmbeddingCache:
             except OSError:
                 continue  # another process removed it meanwhile
             yield _Entry(path, state.st_size, state.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An embedding on disk, for numpy an array: mapped while it is read, and no longer.
+
+    A mapping holds a file descriptor as long as it lives, and a training has more embeddings than
+    most systems allow a process descriptors.
+    """
+
+    cache: EmbeddingCache
+    key: str
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return the embedding (C, Sh, Sw), in memory.
+
+        Raises:
+            OutputError: it is not there, or not what its place says.
+        """
+        return np.array(self.cache.get(self.key), dtype)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autosam_deploy.training.intensities import Range, compare_ranges, robust_range
+from autosam_deploy.training.datasets.intensities import Range, compare_ranges, robust_range
 
 MRI = {f"mri_{n}": Range(20.0 + n, 900.0 + 90 * n) for n in range(4)}
 

@@ -11,24 +11,24 @@ from autosam_deploy.errors import OutputError, TrainingError, UsageError
 from autosam_deploy.models.checkpoints import read_checkpoint
 from autosam_deploy.models.segmenter import Segmenter
 from autosam_deploy.spec import EncoderSpec, PreprocessSpec
-from autosam_deploy.training.cache import CachePlan, EmbeddingCache, Space
-from autosam_deploy.training.data import LabelledSlices
-from autosam_deploy.training.embeddings import (
-    Views,
-    fill_cache,
-    keys_of,
-    open_embeddings,
-    stack,
-)
-from autosam_deploy.training.encoding import (
+from autosam_deploy.training.datasets.loading import LabelledSlices
+from autosam_deploy.training.embedding.cache import CachePlan, EmbeddingCache, Space
+from autosam_deploy.training.embedding.encoding import (
     RUNTIMES,
     FrozenEncoder,
     RuntimeName,
     choose_runtime,
     frozen_encoder,
 )
-from autosam_deploy.training.prepare import Caching, prepare_embeddings
-from autosam_deploy.training.views import make_view
+from autosam_deploy.training.embedding.prepare import Caching, prepare_embeddings
+from autosam_deploy.training.embedding.versions import (
+    Views,
+    fill_cache,
+    keys_of,
+    open_embeddings,
+    stack,
+)
+from autosam_deploy.training.embedding.views import make_view
 from autosam_deploy.training.watch import Watch
 
 CPU = torch.device("cpu")
@@ -88,7 +88,7 @@ def test_embeddings_follow_slices_and_views(
     assert [len(versions) for versions in found.slices] == [3] * 5
     slices = [slice_ for one in volumes for slice_ in one.slices]
     for slice_, plain in zip(slices, found.plain, strict=True):
-        assert plain.embedding.max() == pytest.approx(slice_.mean())
+        assert np.asarray(plain.embedding).max() == pytest.approx(slice_.mean())
     assert found.slices[3][2].origin == "b, slice 0, view 2"
     assert np.array_equal(found.slices[3][0].labels, volumes[1].labels[0])
 
@@ -97,7 +97,7 @@ def test_labels_of_a_view_are_those_of_its_image(
     volumes: list[LabelledSlices], cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Image and labels of a view are made at different times; they must be of one seed."""
-    from autosam_deploy.training import embeddings as module
+    from autosam_deploy.training.embedding import versions as module
 
     seeds: list[int] = []
 
@@ -115,7 +115,7 @@ def test_labels_of_a_view_are_those_of_its_image(
         )
         assert labels is not None
         assert np.array_equal(view.labels, labels)
-        assert view.embedding.max() == pytest.approx(image.mean(), rel=1e-5)
+        assert np.asarray(view.embedding).max() == pytest.approx(image.mean(), rel=1e-5)
 
 
 def test_views_differ_by_number_seed_and_recipe(volumes: list[LabelledSlices]) -> None:
@@ -258,3 +258,20 @@ def test_image_size_and_recipe_reach_the_encoder(sam_file: Path, tiny_encoder: E
 def test_views_are_counted_from_zero() -> None:
     with pytest.raises(UsageError, match="views of a slice; got -1; expected 0 or more"):
         Views(-1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts descriptors as Linux does")
+def test_open_embeddings_hold_no_descriptors(
+    volumes: list[LabelledSlices], cache: EmbeddingCache
+) -> None:
+    """A training has more embeddings than a process may have files open."""
+    views = Views(3)
+    embed = Counting(cache.space.shape)
+    fill_cache(volumes, cache, embed, missing=keys_of(volumes, views), views=views)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    found = open_embeddings(volumes, cache, views)
+    versions = [one for versions in found.slices for one in versions]
+    batch = stack(versions)
+    assert len(versions) == 20
+    assert batch.shape == (20, *cache.space.shape)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

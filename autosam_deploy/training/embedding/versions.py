@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autosam_deploy.errors import UsageError
-from autosam_deploy.training.cache import EmbeddingCache, entry_key, slice_sha256
-from autosam_deploy.training.data import LabelledSlices
-from autosam_deploy.training.views import ViewRecipe, make_view, view_labels
+from autosam_deploy.training.datasets.loading import LabelledSlices
+from autosam_deploy.training.embedding.cache import EmbeddingCache, Stored, entry_key, slice_sha256
+from autosam_deploy.training.embedding.views import ViewRecipe, make_view, view_labels
 
 #: Called with (slices done, slices in all).
 Progress = Callable[[int, int], None]
@@ -51,11 +51,12 @@ class Views:
 class Version:
     """One version of a slice: itself or a view of it.
 
-    embedding: (C, Sh, Sw), memory-mapped, float16 or float32. labels: (H, W) uint8, moved as the
-    view moves the image. origin: for messages ("case_07, slice 12, view 2").
+    embedding: (C, Sh, Sw), float16 or float32, an array or one that is still on disk. labels:
+    (H, W) uint8, moved as the view moves the image. origin: for messages ("case_07, slice 12,
+    view 2").
     """
 
-    embedding: NDArray[Any]
+    embedding: NDArray[Any] | Stored
     labels: NDArray[np.uint8]
     origin: str
 
@@ -78,7 +79,7 @@ class EmbeddedSlices:
 
 def stack(versions: Sequence[Version], device: torch.device | None = None) -> Tensor:
     """Return the embeddings of some versions as (B, C, Sh, Sw) float32."""
-    joined = np.stack([version.embedding for version in versions])
+    joined = np.stack([np.asarray(version.embedding) for version in versions])
     return torch.from_numpy(joined).to(device or torch.device("cpu"), torch.float32)
 
 
@@ -169,16 +170,17 @@ def fill_cache(
 
 
 def _image(version: _Wanted, views: Views | None) -> NDArray[np.float32]:
-    slice_ = version.volume.slices[version.index]
+    slice_: NDArray[np.float32] = version.volume.slices[version.index]
     if version.view == 0 or views is None:
         return slice_
-    return make_view(slice_, None, recipe=views.recipe, seed=version.seed)[0]
+    image, _ = make_view(slice_, None, recipe=views.recipe, seed=version.seed)
+    return image
 
 
 def open_embeddings(
     volumes: Sequence[LabelledSlices], cache: EmbeddingCache, views: Views | None = None
 ) -> EmbeddedSlices:
-    """Open what `fill_cache` stored, memory-mapped; labels of views are made here, in memory.
+    """Find what `fill_cache` stored; labels of views are made here, in memory.
 
     Raises:
         OutputError: an embedding is not there.
@@ -194,4 +196,6 @@ def _open(version: _Wanted, cache: EmbeddingCache, views: Views | None) -> Versi
     labels = version.volume.labels[version.index]
     if version.view and views is not None:
         labels = view_labels(labels, recipe=views.recipe, seed=version.seed)
-    return Version(cache.get(version.key), labels, version.origin)
+    if not cache.has(version.key):
+        cache.get(version.key)  # says what is wrong with it
+    return Version(Stored(cache, version.key), labels, version.origin)

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from autosam_deploy.errors import UsageError, VolumeError
-from autosam_deploy.training.data import load_dataset
-from autosam_deploy.training.pairs import find_dataset
-from autosam_deploy.training.png import natural_key, png_slices, read_grey, read_slices
+from autosam_deploy.training.datasets.loading import load_dataset
+from autosam_deploy.training.datasets.pairs import find_dataset
+from autosam_deploy.training.datasets.png import natural_key, png_slices, read_grey, read_slices
 
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autosam_deploy.errors import SpecError
-from autosam_deploy.training.texts import listed, read_json
+from autosam_deploy.training.datasets.texts import listed, read_json
 
 Schema = Literal["nnunet", "decathlon"]
 

@@ -226,4 +226,3 @@ def choose_runtime(
     if work >= _WORTH_A_GRAPH:
         return "onnxruntime", "the fastest on a CPU for this much work"
     return "torch", "too little work for writing a graph first"
-

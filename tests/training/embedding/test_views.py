@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from autosam_deploy.errors import SpecError, UsageError
 from autosam_deploy.models.preprocess import normalise
 from autosam_deploy.spec import PreprocessSpec, parse_spec
-from autosam_deploy.training.views import ViewRecipe, make_view, view_labels
+from autosam_deploy.training.embedding.views import ViewRecipe, make_view, view_labels
 from autosam_deploy.volumes.phantom import make_phantom
 
 Image = NDArray[np.float32]

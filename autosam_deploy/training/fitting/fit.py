@@ -14,9 +14,9 @@ from autosam_deploy.errors import TrainingError, UsageError
 from autosam_deploy.models.heads import Head
 from autosam_deploy.models.preprocess import to_slice_size
 from autosam_deploy.spec import PreprocessSpec
-from autosam_deploy.training.embeddings import EmbeddedSlices, Progress, Version
-from autosam_deploy.training.recipe import Epoch, FitConfig
-from autosam_deploy.training.step import Resize, Score, Trainer, evaluate_head
+from autosam_deploy.training.embedding.versions import EmbeddedSlices, Progress, Version
+from autosam_deploy.training.fitting.recipe import Epoch, FitConfig
+from autosam_deploy.training.fitting.step import Resize, Score, Trainer, evaluate_head
 
 
 @dataclass

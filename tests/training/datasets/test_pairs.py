@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from autosam_deploy.errors import SpecError, UsageError, VolumeError
-from autosam_deploy.training.pairs import find_dataset
+from autosam_deploy.training.datasets.pairs import find_dataset
 from autosam_deploy.volumes.phantom import PHANTOM_CLASSES, write_phantom_set
 
 NNUNET = {

@@ -1,0 +1,1 @@
+"""Labelled data sets: found, paired, checked, split and cut into slices."""

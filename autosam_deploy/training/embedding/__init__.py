@@ -1,0 +1,1 @@
+"""The frozen encoder's work, done once: views of slices, their embeddings, the cache."""

@@ -1,0 +1,1 @@
+"""Fitting a head on embeddings: recipe, steps, resuming, scores."""
