@@ -144,8 +144,10 @@ def main(**options: Any) -> None:
 
     quiet = options["quiet"] or options["as_json"]
     with Screen(folder, quiet=quiet, verbose=options["verbose"]) as screen:
+        # Options are looked at before volumes are read: a typo costs no minute.
+        request = _request(options, screen)
         data = _read_data(options, screen)
-        request = _request(options, folder, data.class_names, screen)
+        request = replace(request, class_names=data.class_names)
         from autosam_deploy.training.run import train_head
 
         trained = train_head(
@@ -229,20 +231,17 @@ def _read_data(options: dict[str, Any], screen: Screen) -> _Data:
     return data
 
 
-def _request(
-    options: dict[str, Any], folder: Path, names: tuple[str, ...], screen: Screen
-) -> TrainRequest:
-    """Put the options together as the library takes them."""
+def _request(options: dict[str, Any], screen: Screen) -> TrainRequest:
+    """Put the options together as the library takes them; the data will name the classes."""
     from autosam_deploy.training.embedding.cache import parse_bytes
     from autosam_deploy.training.fitting.recipe import FitConfig
     from autosam_deploy.training.run import TrainRequest
 
     size = options["image_size"]
-    sam = _encoder_file(options, screen)
     return TrainRequest(
         kind=options["head"],
-        class_names=names,
-        sam_checkpoint=sam,
+        class_names=(),
+        sam_checkpoint=_encoder_file(options, screen),
         cache=options["cache"] or options["runs"] / "cache",
         config=FitConfig(
             epochs=options["epochs"],

@@ -59,6 +59,7 @@ class Screen(Watch):
         self.bar: TaskID | None = None
         self.clock = time.perf_counter()
         self.best: Epoch | None = None
+        self.is_saved = False
         self.log = logging.getLogger(__name__)
 
     def __enter__(self) -> Self:
@@ -88,6 +89,8 @@ class Screen(Watch):
     ) -> None:
         """Stop, and leave the reason in the log."""
         self.bars.stop()
+        if isinstance(error, KeyboardInterrupt) and self.is_saved:
+            self.say("stopped; go on with --resume")
         if error is not None:
             self.log.info("stopped: %s: %s", type(error).__name__, error)
         self.log.removeHandler(self.handler)
@@ -154,9 +157,18 @@ class Screen(Watch):
         """Say what is fitted."""
         self.say(f"fitting a {head.kind} head on {slices} slices, {held_out} validate, on {device}")
 
+    def resumed(self, epoch: Epoch) -> None:
+        """Say where an earlier process was."""
+        self.is_saved = True
+        self.say(f"going on behind epoch {epoch.number}")
+
     def step(self, done: int, total: int) -> None:
         """Show how far the epoch is."""
         self._advance("slices of the epoch", done, total)
+
+    def saved(self) -> None:
+        """The fit was saved."""
+        self.is_saved = True
 
     def epoch(self, epoch: Epoch) -> None:
         """Print an epoch: each on a terminal or with -v, else those that are the best so far."""

@@ -141,7 +141,7 @@ def train_head(
     sam = read_checkpoint(request.sam_checkpoint)
     encoder = frozen_encoder(sam, preprocess=request.preprocess, image_size=request.image_size)
     spec = _model_spec(encoder, request)
-    journal = _journal(folder, resume=resume)
+    journal = _journal(folder, watch, resume=resume)
     caching = Caching(request.cache, limit_bytes=request.cache_limit, dtype=request.cache_dtype)
     prepared = prepare_embeddings(
         train,
@@ -156,6 +156,7 @@ def train_head(
     embedded, held_out = prepared.train, prepared.validation
     journal.identity = _identity(spec, encoder, request, embedded, held_out)
     watch.fitting(spec.head, len(embedded), len(held_out), f"{device} ({why})")
+
     result = fit_head(
         start_head(spec.head, sam, seed=request.config.seed),
         embedded,
@@ -230,7 +231,7 @@ def _model_spec(encoder: FrozenEncoder, request: TrainRequest) -> ModelSpec:
     )
 
 
-def _journal(folder: Path, *, resume: bool) -> Journal:
+def _journal(folder: Path, watch: Watch, *, resume: bool) -> Journal:
     """Name the file of the fit, and look whether there is one to go on with."""
     path = folder / JOURNAL_FILE
     if resume and not path.is_file():
@@ -240,7 +241,7 @@ def _journal(folder: Path, *, resume: bool) -> Journal:
             got="a finished head" if done else "no fit that was stopped",
             todo="leave --resume out" + (", and add --overwrite to train again" if done else ""),
         )
-    return Journal(path, {})
+    return Journal(path, {}, watch=watch)
 
 
 def _identity(

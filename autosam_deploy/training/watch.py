@@ -22,6 +22,12 @@ class Watch:
     def fitting(self, head: HeadSpec, slices: int, held_out: int, device: str) -> None:
         """A head is about to be fitted on so many slices, validated on others."""
 
+    def resumed(self, epoch: Epoch) -> None:
+        """The fit goes on behind an epoch of an earlier process."""
+
+    def saved(self) -> None:
+        """The fit was saved: a later process could go on from here."""
+
     def step(self, done: int, total: int) -> None:
         """So many slices of the epoch were seen."""
 

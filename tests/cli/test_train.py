@@ -15,6 +15,7 @@ from autosam_deploy.cli.train import main
 from autosam_deploy.models.checkpoints import read_checkpoint, write_encoder
 from autosam_deploy.models.encoder import seeded_encoder_state
 from autosam_deploy.spec import ModelSpec
+from autosam_deploy.training.fitting.recipe import Epoch
 from autosam_deploy.training.run import JOURNAL_FILE
 from autosam_deploy.volumes.phantom import make_phantom, write_phantom_set
 from autosam_deploy.volumes.volume import Volume
@@ -167,6 +168,33 @@ def test_stopped_training_is_kept_until_told(train: Train, tmp_path: Path) -> No
     fails(train("--resume"), "cannot be read")
     assert train("--overwrite").exit_code == 0
     assert not (folder / JOURNAL_FILE).exists()
+
+
+def test_killed_training_goes_on(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autosam_deploy.cli.training import Screen
+    from autosam_deploy.training.fitting import resume
+
+    monkeypatch.setattr(resume, "SAVE_EVERY_S", 0.0)
+    whole = train("--epochs", 4, "-o", tmp_path / "whole")
+    assert whole.exit_code == 0
+
+    def kill(self: Screen, epoch: Epoch) -> None:
+        if epoch.number == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Screen, "epoch", kill)
+        stopped = train("--epochs", 4)
+    assert stopped.exit_code == 1
+    assert "stopped; go on with --resume" in stopped.stderr
+    fails(train("--epochs", 4), "holds a training that was stopped; go on with --resume")
+    resumed = train("--epochs", 4, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert "going on behind epoch 2" in resumed.stderr
+    heads = [tmp_path / folder / "head.safetensors" for folder in ("whole", "runs/linear")]
+    assert heads[0].read_bytes() == heads[1].read_bytes()
 
 
 @pytest.mark.parametrize(

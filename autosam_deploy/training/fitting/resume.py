@@ -15,6 +15,7 @@ from autosam_deploy.errors import CheckpointError, UsageError
 from autosam_deploy.files import atomic_file
 from autosam_deploy.training.fitting.fit import Fit
 from autosam_deploy.training.fitting.recipe import Epoch
+from autosam_deploy.training.watch import Watch
 
 #: Seconds between two saves: a cnn head with Adam's moments is 330 MB.
 SAVE_EVERY_S = 30.0
@@ -27,7 +28,12 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, identity: Mapping[str, str], *, every_s: float | None = None
+        self,
+        path: Path,
+        identity: Mapping[str, str],
+        *,
+        every_s: float | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Name the file.
 
@@ -36,10 +42,12 @@ class Journal:
             identity: what must be equal for a fit to go on, by name: hashes of the data and the
                 encoder, the head, the recipe.
             every_s: seconds between two saves; 0 saves after every epoch, None is `SAVE_EVERY_S`.
+            watch: is told of saves and of going on.
         """
         self.path = path
         self.identity = dict(identity)
         self.every_s = SAVE_EVERY_S if every_s is None else every_s
+        self.watch = watch or Watch()
         self._saved = time.perf_counter()
 
     def save(self, fit: Fit, ended: bool) -> None:
@@ -53,6 +61,7 @@ class Journal:
             return
         self.write(fit)
         self._saved = time.perf_counter()
+        self.watch.saved()
 
     def write(self, fit: Fit) -> None:
         """Save a fit now.
@@ -71,7 +80,7 @@ class Journal:
                 torch.save(content, temporary)
             except RuntimeError as error:
                 # torch's writer says "unexpected pos" where the disk is full.
-                raise OSError(str(error).splitlines()[0]) from error
+                raise OSError("an incomplete file; is the disk full?") from error
 
     def load(self, fit: Fit) -> None:
         """Put a fit where the file left it (`fit_head`'s resume).
@@ -97,6 +106,7 @@ class Journal:
         fit.history = [Epoch(**one) for one in record["history"]]
         fit.best = fit.history[record["best"] - 1]
         fit.best_state = content["best"]
+        self.watch.resumed(fit.history[-1])
 
     def discard(self) -> None:
         """Remove the file."""
