@@ -88,7 +88,7 @@ def measure_cost(options: dict[str, Any], heads: Sequence[str], console: Console
     from autosam_deploy.models.segmenter import Segmenter
     from autosam_deploy.spec import ModelSpec, default_classes
     from autosam_deploy.training.embedding.prepare import Caching, prepare_embeddings
-    from autosam_deploy.training.run import head_spec
+    from autosam_deploy.training.fitting.start import head_spec
 
     threads = options["threads"] or usable_cores()
     torch.set_num_threads(threads)

@@ -31,6 +31,9 @@ Examples:
       four volumes, eight augmented copies of every slice
   autosam-train --data heart/ --head linear --random-encoder vit_tiny --epochs 20
       without SAM's weights, to try things out: the encoder is random and everything says so
+  autosam-train --data heart/ --head autosam --sam-checkpoint sam_vit_b_01ec64.pth \\
+      --start-from runs/autosam/head.safetensors --lr 1e-4 --epochs 10 -o runs/finer
+      go on with a finished head, more gently
   autosam-train --data heart/ --head autosam --sam-checkpoint sam_vit_b_01ec64.pth --resume
       go on where the same command was stopped
 \b
@@ -96,6 +99,7 @@ _RANDOM_SEED = 0
     show_default=True,
     help="Stop after so many epochs without a higher validation Dice; 0: never.",
 )
+@click.option("--start-from", type=_PATH, help="A head's file whose weights are the start.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--time-limit", type=float, help="Begin no epoch after so many seconds.")
 @click.option(
@@ -263,6 +267,7 @@ def _request(options: dict[str, Any], screen: Screen) -> TrainRequest:
         threads=options["threads"],
         final_relu=options["final_relu"],
         cnn_channels=options["cnn_channels"],
+        start_from=options["start_from"],
         command=shlex.join(["autosam-train", *sys.argv[1:]]),
     )
 

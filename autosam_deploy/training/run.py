@@ -14,14 +14,11 @@ import torch
 
 from autosam_deploy.cores import usable_cores
 from autosam_deploy.errors import UsageError
-from autosam_deploy.models.checkpoints import Checkpoint, HeadInfo, read_checkpoint
-from autosam_deploy.models.heads import Head, initialise_from_sam
+from autosam_deploy.files import sha256_file
+from autosam_deploy.models.checkpoints import HeadInfo, read_checkpoint
+from autosam_deploy.models.heads import Head
 from autosam_deploy.spec import (
-    AutosamHead,
-    CnnHead,
     HeadKind,
-    HeadSpec,
-    LinearHead,
     ModelSpec,
     PreprocessSpec,
     default_classes,
@@ -36,6 +33,7 @@ from autosam_deploy.training.fitting.fit import FitResult, fit_head
 from autosam_deploy.training.fitting.recipe import Epoch, FitConfig
 from autosam_deploy.training.fitting.resume import Journal
 from autosam_deploy.training.fitting.scoring import VolumeScores, score_head
+from autosam_deploy.training.fitting.start import first_head, head_spec
 from autosam_deploy.training.result import HEAD_FILE, save_result
 from autosam_deploy.training.watch import Watch
 
@@ -53,8 +51,8 @@ class TrainRequest:
     augmented copies. cache: folder of embeddings, shared by heads and runs. cache_limit: bytes of
     the whole folder. device: `auto`, `cpu`, `cuda`, `cuda:N`. runtime: of the encoder; None
     chooses. threads: CPU threads, of the whole process; None is every core. final_relu: end a
-    linear head as the reference does. cnn_channels: narrowest layer of a cnn head. command: for
-    run.json.
+    linear head as the reference does. cnn_channels: narrowest layer of a cnn head. start_from: a
+    head's file whose weights are the start. command: for run.json.
     """
 
     kind: HeadKind
@@ -72,6 +70,7 @@ class TrainRequest:
     threads: int | None = None
     final_relu: bool = False
     cnn_channels: int = 64
+    start_from: Path | None = None
     command: str | None = None
 
 
@@ -88,23 +87,6 @@ class Trained:
     def best(self) -> Epoch:
         """The epoch whose weights were kept."""
         return self.result.best
-
-
-def head_spec(
-    kind: HeadKind,
-    *,
-    num_classes: int,
-    embed_dim: int = 256,
-    final_relu: bool = False,
-    cnn_channels: int = 64,
-) -> HeadSpec:
-    """Return a head with the reference's shapes; the linear one without its final ReLU."""
-    heads: dict[str, HeadSpec] = {
-        "autosam": AutosamHead(num_classes=num_classes, embed_dim=embed_dim),
-        "cnn": CnnHead(num_classes=num_classes, embed_dim=embed_dim, top_channels=cnn_channels),
-        "linear": LinearHead(num_classes=num_classes, embed_dim=embed_dim, final_relu=final_relu),
-    }
-    return heads[kind]
 
 
 def train_head(
@@ -142,6 +124,7 @@ def train_head(
     encoder = frozen_encoder(sam, preprocess=request.preprocess, image_size=request.image_size)
     spec = _model_spec(encoder, request)
     journal = _journal(folder, watch, resume=resume)
+    head = first_head(spec, sam, seed=request.config.seed, start_from=request.start_from)
     caching = Caching(request.cache, limit_bytes=request.cache_limit, dtype=request.cache_dtype)
     prepared = prepare_embeddings(
         train,
@@ -158,7 +141,7 @@ def train_head(
     watch.fitting(spec.head, len(embedded), len(held_out), f"{device} ({why})")
 
     result = fit_head(
-        start_head(spec.head, sam, seed=request.config.seed),
+        head,
         embedded,
         held_out,
         preprocess=spec.preprocess,
@@ -181,7 +164,7 @@ def train_head(
         "fit_seconds": round(sum(epoch.seconds for epoch in result.history), 3),
         "seconds": round(time.perf_counter() - start, 3),
     }
-    head = save_result(
+    written = save_result(
         folder,
         result,
         _info(spec, encoder, request, result.best, volumes=(len(train), len(validation))),
@@ -190,29 +173,7 @@ def train_head(
         command=request.command,
     )
     journal.discard()
-    return Trained(head, result, scores, record)
-
-
-def start_head(spec: HeadSpec, sam: Checkpoint, *, seed: int) -> Head:
-    """Return the head that training starts from.
-
-    As the reference does, the autosam head takes what SAM's own mask decoder has under the same
-    names. The positional matrix and, without such a decoder, all other weights are random.
-
-    Args:
-        spec: of the head.
-        sam: SAM's weights, with or without its mask decoder.
-        seed: of the random weights.
-
-    Raises:
-        CheckpointError: a weight of SAM's decoder has another shape than the head's.
-    """
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        head = Head(spec)
-    if isinstance(spec, AutosamHead) and sam.sam_decoder_state is not None:
-        head.load_state_dict(initialise_from_sam(head.state_dict(), sam.sam_decoder_state))
-    return head
+    return Trained(written, result, scores, record)
 
 
 def _model_spec(encoder: FrozenEncoder, request: TrainRequest) -> ModelSpec:
@@ -265,6 +226,7 @@ def _identity(
         "views": "" if request.views is None else request.views.name(request.views.count),
         "data": labels.hexdigest(),
         "cache dtype": request.cache_dtype,
+        "start": "" if request.start_from is None else sha256_file(request.start_from),
     }
 
 
@@ -291,6 +253,7 @@ def _describe(spec: ModelSpec, encoder: FrozenEncoder, request: TrainRequest) ->
             "random": encoder.random,
         },
         "recipe": request.config.as_dict(),
+        "start_from": None if request.start_from is None else str(request.start_from),
         "versions": {name: version(name) for name in ("autosam-deploy", "torch", "monai")},
     }
 

@@ -24,8 +24,8 @@ from autosam_deploy.training.datasets.loading import LabelledSlices
 from autosam_deploy.training.fitting.fit import Report, fit_head
 from autosam_deploy.training.fitting.recipe import Epoch
 from autosam_deploy.training.fitting.scoring import VolumeScores, score_labels
+from autosam_deploy.training.fitting.start import start_head
 from autosam_deploy.training.fitting.step import label_versions
-from autosam_deploy.training.run import start_head
 
 #: Weights that a pretrained encoder starts from.
 Start = Mapping[str, Tensor]

@@ -27,7 +27,7 @@ from autosam_deploy.training.embedding.prepare import Caching, prepare_embedding
 from autosam_deploy.training.embedding.versions import EmbeddedSlices, Version, Views
 from autosam_deploy.training.embedding.views import ViewRecipe
 from autosam_deploy.training.fitting.recipe import FitConfig
-from autosam_deploy.training.run import head_spec
+from autosam_deploy.training.fitting.start import head_spec
 from autosam_deploy.training.watch import Watch
 
 _VERSIONS = ("autosam-deploy", "torch", "monai", "numpy")

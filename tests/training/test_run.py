@@ -13,17 +13,16 @@ from PIL import Image
 from autosam_deploy.errors import CheckpointError, DeviceUnavailableError, UsageError
 from autosam_deploy.metrics import dice
 from autosam_deploy.models.checkpoints import read_checkpoint
-from autosam_deploy.spec import HEAD_KINDS, HeadKind, ModelSpec
+from autosam_deploy.spec import HEAD_KINDS, HeadKind, ModelSpec, PreprocessSpec
 from autosam_deploy.training.datasets.loading import LabelledSlices, load_labelled
 from autosam_deploy.training.device import choose_device
 from autosam_deploy.training.embedding.versions import Views
 from autosam_deploy.training.fitting.recipe import FitConfig
+from autosam_deploy.training.fitting.start import head_spec, start_head
 from autosam_deploy.training.run import (
     JOURNAL_FILE,
     Trained,
     TrainRequest,
-    head_spec,
-    start_head,
     train_head,
 )
 from autosam_deploy.training.watch import Watch
@@ -237,3 +236,46 @@ def test_device_that_is_not_there() -> None:
     assert choose_device("cpu")[0].type == "cpu"
     with pytest.raises(DeviceUnavailableError, match=r"'cuda:99' is not there; got cpu.*expected"):
         choose_device("cuda:99")
+
+
+def test_training_starts_from_an_earlier_head(
+    volumes: list[LabelledSlices], tmp_path: Path, request_: TrainRequest
+) -> None:
+    first = train(volumes, tmp_path / "first", request_)
+    still = FitConfig(epochs=1, learning_rate=1e-12)
+    again = replace(request_, config=still, start_from=first.head)
+    second = train(volumes, tmp_path / "second", again)
+    kept = read_checkpoint(first.head).head_state
+    found = read_checkpoint(second.head).head_state
+    assert kept is not None
+    assert found is not None
+    for name, weight in kept.items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-9)
+    assert second.best.dice == pytest.approx(first.best.dice, abs=1e-6)
+    assert second.record["start_from"] == str(first.head)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "cnn"}, "has another head; got"),
+        ({"class_names": ("background", "a", "b", "c")}, "has another set of class names; got"),
+        ({"image_size": (96, 96)}, r"another image size; got \(48, 48\); expected \(96, 96\)"),
+        ({"preprocess": PreprocessSpec(intensity="none")}, "has another preprocessing"),
+        ({"start_from": "sam"}, "is no start for this training; got sam; expected a head of"),
+    ],
+    ids=lambda value: str(next(iter(value))) if isinstance(value, dict) else "",
+)
+def test_heads_that_are_no_start(
+    volumes: list[LabelledSlices],
+    tmp_path: Path,
+    request_: TrainRequest,
+    change: dict[str, Any],
+    message: str,
+) -> None:
+    first = train(volumes, tmp_path / "first", request_)
+    if change == {"start_from": "sam"}:
+        change = {"start_from": request_.sam_checkpoint}
+    wrong = replace(request_, **{"start_from": first.head, **change})
+    with pytest.raises(CheckpointError, match=message):
+        train(volumes, tmp_path / "second", wrong)
