@@ -215,7 +215,7 @@ def choose_runtime(
 ) -> tuple[RuntimeName, str]:
     """Return the runtime that will be done first, and why.
 
-    ONNX Runtime needs about two thirds of PyTorch's time on a CPU (docs/results), but its graph
+    ONNX Runtime needs about two thirds of PyTorch's time on a quiet CPU (docs/results); its graph
     must be written first: that pays for long work on big encoders. The rule knows the amount of
     work alone, so equal runs choose alike.
     """
