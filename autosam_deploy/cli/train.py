@@ -107,7 +107,7 @@ _RANDOM_SEED = 0
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Narrowest layer of a cnn head; the reference has 64, 16 is ten times faster.",
+    help="Narrowest layer of a cnn head; the reference has 64, fewer are far faster.",
 )
 @click.option("--final-relu", is_flag=True, help="End a linear head in a ReLU, as the reference.")
 @click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda | cuda:N")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -121,9 +120,3 @@ def write_phantom_set(folder: Path, *, train: int = 8, test: int = 2, seed: int 
             "file_ending": ".nii.gz",
         },
     )
-
-
-def read_class_names(folder: Path) -> tuple[str, ...]:
-    """Return the class names of a `dataset.json` in order of their labels."""
-    labels = json.loads((folder / "dataset.json").read_text("utf-8"))["labels"]
-    return tuple(sorted(labels, key=labels.get))

@@ -10,10 +10,10 @@ from PIL import Image
 
 from autosam_deploy.errors import UsageError
 from autosam_deploy.spec import default_classes
+from autosam_deploy.training.datasets.dataset_json import read_dataset_json
 from autosam_deploy.volumes.phantom import (
     PHANTOM_CLASSES,
     make_phantom,
-    read_class_names,
     write_phantom_set,
 )
 from autosam_deploy.volumes.preview import MAX_TILES, choose_slices, write_preview
@@ -79,7 +79,7 @@ def test_phantom_set_has_the_layout_of_nnunet(tmp_path: Path) -> None:
         "labelsTr/heart_004.nii.gz",
         "labelsTs/heart_005.nii.gz",
     ]
-    assert read_class_names(tmp_path) == PHANTOM_CLASSES
+    assert read_dataset_json(tmp_path / "dataset.json").class_names == PHANTOM_CLASSES
     image = read_volume(tmp_path / names[0])
     assert same_space(image.geometry, read_labels(tmp_path / names[3]).geometry)
 
