@@ -72,14 +72,37 @@ class Comparison(Strict):
         return not self.failures
 
 
+class EngineRun(Strict):
+    """One engine against the golden slices, on the machine that ran it.
+
+    sha256: of the engine's file, so that a rebuilt engine has no run. device: as the backend names
+    it. created: ISO 8601, UTC.
+    """
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    device: str
+    created: str
+    versions: dict[str, str]
+    comparison: Comparison
+
+
 class ParityRecord(Strict):
-    """What `parity.json` holds. `verdict` is "latency-only" for weights that were never trained."""
+    """What `parity.json` holds. `verdict` is "latency-only" for weights that were never trained.
+
+    Engines are built where they cannot run; `engines` holds the runs on their GPUs. An engine
+    without one is built, not run.
+    """
 
     verdict: Literal["passed", "latency-only"]
     inputs: str
     shapes: Annotated[tuple[tuple[int, ...], ...], Field(strict=False)]
     comparisons: Annotated[tuple[Comparison, ...], Field(strict=False, min_length=1)]
     versions: dict[str, str]
+    engines: Annotated[tuple[EngineRun, ...], Field(strict=False)] = ()
+
+    def run_of(self, sha256: str) -> EngineRun | None:
+        """Return the last run of an engine by its file's hash, None if it never ran."""
+        return next((run for run in reversed(self.engines) if run.sha256 == sha256), None)
 
 
 def reference_of(

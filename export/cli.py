@@ -12,8 +12,15 @@ from rich.console import Console
 from autosam_deploy.bundle.manifest import Precision
 from autosam_deploy.cli.shell import AutosamGroup, common_options, echo_json
 from autosam_deploy.errors import ParityError, UsageError
+from autosam_deploy.export.engines.command import (
+    engine_command,
+    engine_options,
+    request_of,
+    run_request,
+)
 from autosam_deploy.export.finding import BUNDLE_FOLDER, find_head
 from autosam_deploy.export.show import show_facts, show_result, show_verification
+from autosam_deploy.export.triton.command import triton_command
 from autosam_deploy.extras import require
 from autosam_deploy.spec import (
     ENCODERS,
@@ -37,7 +44,10 @@ Examples:
       calibrate and compare on volumes of your own
   autosam-export --untrained --encoder vit_h --head cnn --fp16 -o vit_h.autosam
       random weights, to measure latency and memory
+  autosam-export --head autosam --fp16 --engine rtx --sm 89
+      and an engine for GeForce RTX 40 cards, built without a GPU
   autosam-export inspect sam_vit_b_01ec64.pth
+  autosam-export engine runs/autosam/model.autosam --engine rtx
   autosam-export verify runs/autosam/model.autosam
 """
 _LOWERINGS = ("explicit", "masked", "augmented")
@@ -114,6 +124,8 @@ _LOWERINGS = ("explicit", "masked", "augmented")
 )
 @click.option("--slim", is_flag=True, help="Leave the PyTorch weights out of the bundle.")
 @click.option("--intended-use", help="Sentence for the manifest.")
+@click.option("--engine", help="Build engines too: rtx | tensorrt (see the command engine).")
+@engine_options
 @common_options
 @click.pass_context
 def main(ctx: click.Context, /, **options: Any) -> None:
@@ -125,6 +137,10 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     """
     if ctx.invoked_subcommand is None:
         _export(options)
+
+
+main.add_command(engine_command)
+main.add_command(triton_command)
 
 
 @main.command("inspect")
@@ -190,6 +206,7 @@ def _export(options: dict[str, Any]) -> None:
 
     if options["opset"] is not None:
         check_opset(options["opset"], options["lowering"])
+    request = None if options["engine"] is None else request_of(options)
     plan = Plan(
         precisions=precisions,
         ladder=ladder,
@@ -221,6 +238,8 @@ def _export(options: dict[str, Any]) -> None:
         )
     elif not options["quiet"]:
         show_result(Console(), result)
+    if request is not None:
+        run_request(output, request, quiet=quiet, as_json=False)
 
 
 def _assemble(options: dict[str, Any]) -> tuple[Any, Path]:

@@ -8,7 +8,7 @@ import os
 # threads that wait for each other cost a hundred times more. It must be said before torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,36 @@ def tiny_model(
     return ModelSpec(
         encoder=encoder, head=heads[kind], classes=default_classes(num_classes), **fields
     )
+
+
+#: What a machine may lack, and the marks of the tests that then skip.
+REQUIRABLE = ("gpu", "trt", "data")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--require=gpu,trt`: on a machine that should have these, a skip is a failure."""
+    parser.addoption("--require", default="", help=f"fail, not skip: {', '.join(REQUIRABLE)}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a `--require` that would require nothing."""
+    if unknown := _required(config) - set(REQUIRABLE):
+        raise pytest.UsageError(f"--require: unknown {', '.join(sorted(unknown))}")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Turn skips of required tests into failures."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    marks = {mark.name for mark in item.iter_markers()}
+    if report.skipped and not hasattr(report, "wasxfail") and marks & _required(item.config):
+        report.outcome = "failed"
+        report.longrepr = f"required, but skipped: {report.longrepr[2]}"
+
+
+def _required(config: pytest.Config) -> set[str]:
+    return {name for name in str(config.getoption("--require")).split(",") if name}
 
 
 @pytest.fixture

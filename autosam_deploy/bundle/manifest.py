@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -72,13 +74,54 @@ class Typing(Strict):
 
 
 class EngineInfo(Strict):
-    """What an engine was built with and for; it runs nowhere else."""
+    """What an engine was built with and for, and what its builder said; it runs nowhere else.
+
+    key: sha256 over everything that decides what the engine is (`engine_key`). version: of the
+    TensorRT library, all its parts. platform: "linux-x86_64". compute_capabilities: 89 is sm89.
+    graph_sha256: of the ONNX graph it was built from. profile: axis symbol of the inputs ("B",
+    "H", "W") -> smallest, best and largest size. workspace_bytes: limit given to the builder.
+    activation_bytes: device memory of one execution context at the largest sizes, beside the
+    weights; None where the builder did not say. layers: of the typed network. low_share: share
+    (0..1) of its floating-point layers whose results are in low precision. log: what the builder
+    said.
+    """
 
     family: Literal["tensorrt", "tensorrt_rtx"]
-    version: str
+    version: str = Field(pattern=r"^[0-9]+(\.[0-9]+)+$")
+    platform: str = Field(pattern=r"^[a-z0-9]+-[a-z0-9_]+$")
     compute_capabilities: Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
     graph_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     profile: dict[str, Annotated[tuple[int, int, int], Field(strict=False)]]
+    workspace_bytes: int | None = Field(default=None, ge=1, lt=1 << 63)
+    activation_bytes: int | None = Field(default=None, ge=0, lt=1 << 63)
+    layers: int = Field(ge=1, lt=1 << 31)
+    low_share: float = Field(ge=0, le=1)
+    build_seconds: float = Field(ge=0)
+    log: FileRef | None = None
+    key: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for axis, (low, best, high) in self.profile.items():
+            if not 1 <= low <= best <= high:
+                raise ValueError(f"profile of {axis!r} must rise from 1 or more")
+        if self.key != self.engine_key():
+            raise ValueError("the key contradicts what it was made of")
+        return self
+
+    def engine_key(self) -> str:
+        """Return the hash of everything that decides what the engine is."""
+        parts = {
+            "family": self.family,
+            "version": self.version,
+            "platform": self.platform,
+            "compute_capabilities": list(self.compute_capabilities),
+            "graph_sha256": self.graph_sha256,
+            "profile": {axis: list(self.profile[axis]) for axis in sorted(self.profile)},
+            "workspace_bytes": self.workspace_bytes,
+        }
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Artefact(Strict):
@@ -167,6 +210,8 @@ class Manifest(Strict):
             found.append(artefact.file)
             if artefact.external_data is not None:
                 found.append(artefact.external_data)
+            if artefact.engine is not None and artefact.engine.log is not None:
+                found.append(artefact.engine.log)
         for case in self.golden:
             found += [case.slices, case.labels, case.logits]
         return found

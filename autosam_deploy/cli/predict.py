@@ -58,7 +58,9 @@ Examples:
     help="Image axis to slice along [as the bundle says; auto: largest spacing, else k].",
 )
 @click.option("--batch", default="auto", show_default=True, help="Slices per run, or auto.")
-@click.option("--backend", default="auto", show_default=True, help="auto | onnxruntime | torch")
+@click.option(
+    "--backend", default="auto", show_default=True, help="auto | onnxruntime | tensorrt | torch"
+)
 @click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda | cuda:N")
 @click.option(
     "--precision",
@@ -68,7 +70,7 @@ Examples:
 )
 @click.option(
     "--provider",
-    type=click.Choice(("auto", "cpu", "cuda", "tensorrt")),
+    type=click.Choice(("auto", "cpu", "cuda", "tensorrt", "rtx")),
     default="auto",
     help="Execution provider of ONNX Runtime.",
 )

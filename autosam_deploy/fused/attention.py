@@ -11,7 +11,8 @@ The lowerings compute the same function:
 explicit    softmax(q' k^T + bh + bw) v with two broadcast sums. Runs anywhere.
 masked      `Attention(q', k, v, mask = bh + bw)`: one ONNX node from opset 23 on.
 augmented   Q = [q', bh, bw] and K = [k, onehot(h), onehot(w)]: Q K^T is q' k^T + bh + bw, so plain
-            attention remains and no tensor of queries x keys is written by us.
+            attention remains and no tensor of queries x keys is written by us. Large grids attend
+            with a few heads at a time.
 =========== ======================================================================================
 
 `explicit` and `masked` hold a tensor of queries x keys per head. It is cut into blocks of query
@@ -34,6 +35,16 @@ from autosam_deploy.fused.nodes import Node
 #: (2 cores, ONNX Runtime): 8 to 32 blocks run as fast as one, with an eighth of the memory.
 BLOCK_ELEMENTS = 1 << 25
 
+#: `augmented` on grids of at least so many tokens attends with so many heads at a time: the widened
+#: queries, keys, values and results of one group make room for the next. Activations per slice
+#: that TensorRT-RTX reports for ViT-B: 127 MB with all heads at once, 94 MB with 4, 86 MB with 1
+#: (docs/tensorrt.md). Four heads of one 1024 x 1024 slice still are 128 blocks of 128 queries.
+GROUPED_TOKENS, HEADS_AT_ONCE = 1024, 4
+
+#: Widened queries and keys are padded to a multiple of this with zeros, which change no score:
+#: kernels read 16 halves at a time, and a window's 64 + 14 + 14 channels are no multiple of it.
+WIDTH_MULTIPLE = 16
+
 
 def relative_table(rel_pos: Tensor, size: int, scale: float) -> Tensor:
     """Gather one axis' table for every query and key coordinate, once.
@@ -50,11 +61,27 @@ def relative_table(rel_pos: Tensor, size: int, scale: float) -> Tensor:
     return (table / scale).transpose(1, 2).contiguous()
 
 
-def one_hot_coordinates(grid: tuple[int, int]) -> Tensor:
-    """Return (1, 1, h * w, h + w): one-hot row, then one-hot column, of every token."""
+def one_hot_coordinates(grid: tuple[int, int], width: int) -> Tensor:
+    """Return what widens the keys: one-hot row, one-hot column and padding of every token.
+
+    Args:
+        grid: tokens (h, w).
+        width: channels d of a key.
+
+    Returns:
+        (1, 1, h * w, h + w + p); p zeros make d + h + w + p a multiple of `WIDTH_MULTIPLE`.
+    """
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     parts = [F.one_hot(rows.flatten(), grid[0]), F.one_hot(columns.flatten(), grid[1])]
-    return torch.cat(parts, dim=1)[None, None].to(torch.get_default_dtype())
+    padding = -(width + sum(grid)) % WIDTH_MULTIPLE
+    found = F.pad(torch.cat(parts, dim=1), (0, padding))
+    return found[None, None].to(torch.get_default_dtype())
+
+
+def head_groups(grid: tuple[int, int], num_heads: int) -> list[slice]:
+    """Return the groups of heads that `augmented` attends with, one after the other."""
+    size = HEADS_AT_ONCE if grid[0] * grid[1] >= GROUPED_TOKENS else num_heads
+    return [slice(first, min(first + size, num_heads)) for first in range(0, num_heads, size)]
 
 
 def query_blocks(grid: tuple[int, int], num_heads: int) -> int:
@@ -95,7 +122,8 @@ class RelPosAttention(Node):
         self.table_h = nn.Parameter(relative_table(rel_pos_h.detach(), grid[0], scale), False)
         self.table_w = nn.Parameter(relative_table(rel_pos_w.detach(), grid[1], scale), False)
         if lowering == "augmented":
-            self.one_hot = nn.Parameter(one_hot_coordinates(grid).to(rel_pos_h.dtype), False)
+            one_hot = one_hot_coordinates(grid, rel_pos_h.shape[1])
+            self.one_hot = nn.Parameter(one_hot.to(rel_pos_h.dtype), False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend: q (scaled), k, v (B, heads, h * w, d) -> (B, heads, h * w, d)."""
@@ -154,12 +182,19 @@ def _masked(node: RelPosAttention, q: Tensor, k: Tensor, v: Tensor, biases: Bias
 
 
 def _augmented(node: RelPosAttention, q: Tensor, k: Tensor, v: Tensor, biases: Biases) -> Tensor:
-    width = v.shape[-1]
-    queries = torch.cat([q, *biases], dim=-1)
-    keys = torch.cat([k, node.one_hot.expand(k.shape[0], k.shape[1], -1, -1)], dim=-1)
-    # TensorRT fuses attention only when K and V have one shape: V is padded and cut again.
-    values = F.pad(v, (0, keys.shape[-1] - width))
-    return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :width]
+    heads, width = v.shape[1], v.shape[-1]
+    parts = []
+    for group in head_groups(node.grid, heads):
+        q_part, k_part, v_part = q[:, group], k[:, group], v[:, group]
+        one_hot = node.one_hot.expand(k_part.shape[0], k_part.shape[1], -1, -1)
+        # The constant carries the padding, so that it costs no copy of its own.
+        keys = torch.cat([k_part, one_hot], dim=-1)
+        queries = torch.cat([q_part, *(bias[:, group] for bias in biases)], dim=-1)
+        queries = F.pad(queries, (0, keys.shape[-1] - queries.shape[-1]))
+        # TensorRT takes keys and values of one shape only: values are padded, results cut again.
+        values = F.pad(v_part, (0, keys.shape[-1] - width))
+        parts.append(F.scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :width])
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 LOWERINGS: dict[str, Callable[[RelPosAttention, Tensor, Tensor, Tensor, Biases], Tensor]] = {

@@ -30,7 +30,7 @@ _MEMORY_WORDS = (
 )
 
 Outputs = dict[str, NDArray[Any]]
-ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
+ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "rtx"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Backend `onnxruntime`: the bundle's ONNX graphs on CPU, CUDA or TensorRT providers."""
+"""Backend `onnxruntime`: the bundle's ONNX graphs on CPU, CUDA or TensorRT(-RTX) providers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autosam_deploy.bundle.manifest import Artefact, Precision
+from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.cores import usable_cores
 from autosam_deploy.errors import BackendError, DeviceUnavailableError
 from autosam_deploy.runtime.backend import (
@@ -19,11 +20,14 @@ from autosam_deploy.runtime.backend import (
     memory_error,
     parse_device,
 )
+from autosam_deploy.runtime.nvidia.engine_cache import OrtOptions, build_hints
+from autosam_deploy.runtime.nvidia.plugin import require_plugin
 from autosam_deploy.runtime.providers import (
     PROVIDERS,
     cuda_devices,
     import_onnxruntime,
     open_session,
+    placement,
     work_on_cpu,
 )
 
@@ -35,18 +39,41 @@ class OrtBackend(Backend):
 
     name = "onnxruntime"
 
+    def __init__(
+        self, bundle: Bundle, request: Request, *, options: OrtOptions | None = None
+    ) -> None:
+        """Load the graph that fits (see `Backend`).
+
+        Raises:
+            BackendUnavailableError: ONNX Runtime or a provider's package is missing.
+            DeviceUnavailableError: the device or provider that was asked for is not there.
+            BackendError: the bundle lacks what was asked for, or the graph cannot be loaded.
+        """
+        self.options = options or OrtOptions()
+        super().__init__(bundle, request)
+
     def _open(self, request: Request) -> BackendInfo:
         ort = import_onnxruntime()
         provider, index, why = self._choose_provider(ort, request)
         threads = request.threads or usable_cores()
         artefact, precision_why = self._choose_artefact(request, on_cpu=provider == "cpu")
 
-        def load() -> Any:
+        def load() -> tuple[Any, tuple[str, ...]]:
             path = self.bundle.file(artefact.file)
-            return open_session(ort, path, provider=provider, index=index, threads=threads)
+            hints = build_hints(
+                self.bundle,
+                artefact,
+                provider=provider,
+                version=ort.__version__,
+                cache=self.options.cache,
+            )
+            session = open_session(
+                ort, path, provider=provider, index=index, threads=threads, hints=hints.options
+            )
+            return session, hints.notes
 
         try:
-            self.session = load()
+            self.session, built = load()
         except DeviceUnavailableError as error:
             if request.device != "auto" or request.provider != "auto":
                 raise
@@ -54,7 +81,7 @@ class OrtBackend(Backend):
             provider, why = "cpu", f"the GPU is not usable ({error})"
             _LOG.warning("running on the CPU: %s", why)
             artefact, precision_why = self._choose_artefact(request, on_cpu=True)
-            self.session = load()
+            self.session, built = load()
         _check_signature(self.session, self)
         if provider == "cpu" and artefact.precision != "fp32":
             _LOG.warning(
@@ -69,7 +96,9 @@ class OrtBackend(Backend):
             threads=threads,
             reason=f"{why}; {precision_why}",
             versions={"onnxruntime": ort.__version__},
-            notes=() if provider == "cpu" else _notes(self.session, provider, artefact.precision),
+            notes=()
+            if provider == "cpu"
+            else (*_notes(self.session, provider, artefact.precision), *built),
         )
 
     def _choose_provider(self, ort: Any, request: Request) -> tuple[str, int, str]:
@@ -90,9 +119,12 @@ class OrtBackend(Backend):
             raise DeviceUnavailableError(
                 "device and provider contradict each other",
                 got=f"device {request.device}, provider {provider}",
-                expected="cpu with cpu; cuda with cuda or tensorrt",
+                expected="cpu with cpu; cuda with cuda, tensorrt or rtx",
             )
-        if PROVIDERS[provider] not in there:
+        if provider == "rtx":
+            # A plugin is listed only after it was loaded, which needs a driver.
+            require_plugin()
+        elif PROVIDERS[provider] not in there:
             raise DeviceUnavailableError(
                 f"this ONNX Runtime has no {PROVIDERS[provider]}",
                 got=", ".join(there),
@@ -156,6 +188,9 @@ def _notes(session: Any, provider: str, precision: Precision) -> tuple[str, ...]
     if counts := work_on_cpu(session):
         shown = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
         notes.append(f"nodes that ONNX Runtime keeps on the CPU: {shown}")
+    if provider in ("tensorrt", "rtx"):
+        placed = ", ".join(f"{count} on {name}" for name, count in placement(session).items())
+        notes.append(f"nodes placed: {placed or 'this ONNX Runtime cannot tell'}")
     if provider == "tensorrt" and precision == "fp32":
         notes.append("TensorRT may round fp32 products to TF32; NVIDIA_TF32_OVERRIDE=0 forbids it")
     return tuple(notes)

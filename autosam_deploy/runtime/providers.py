@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from autosam_deploy.errors import BackendError, BackendUnavailableError, DeviceUnavailableError
+from autosam_deploy.runtime.nvidia.cudart import probe_driver
+from autosam_deploy.runtime.nvidia.plugin import RTX, rtx_device
 
 #: Command-line word -> ONNX Runtime's name.
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
+    "rtx": RTX,
 }
 
 #: ONNX Runtime's log levels.
@@ -59,18 +62,18 @@ def cuda_devices() -> int:
     ONNX Runtime lists its CUDA provider whether or not a device, a driver or the CUDA libraries
     are there, so it cannot be asked.
     """
-    for name in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            driver = ctypes.CDLL(name)
-        except OSError:
-            continue
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return count.value
-    return 0
+    return probe_driver().devices
 
 
-def open_session(ort: Any, path: Path, *, provider: str, index: int, threads: int) -> Any:
+def open_session(
+    ort: Any,
+    path: Path,
+    *,
+    provider: str,
+    index: int,
+    threads: int,
+    hints: dict[str, str] | None = None,
+) -> Any:
     """Load a graph on one provider, or fail.
 
     Args:
@@ -79,6 +82,7 @@ def open_session(ort: Any, path: Path, *, provider: str, index: int, threads: in
         provider: a key of `PROVIDERS`.
         index: CUDA device number.
         threads: of the CPU, for one run.
+        hints: further options of the provider (`engine_cache.build_hints`).
 
     Raises:
         DeviceUnavailableError: a GPU provider cannot be loaded or did not take the model.
@@ -104,7 +108,14 @@ def open_session(ort: Any, path: Path, *, provider: str, index: int, threads: in
     # CPU; the line's reason goes into our error instead.
     ort.set_default_logger_severity(_FATAL)
     try:
-        session = _create(ort, path, options, _gpu_providers(provider, index))
+        if provider == "rtx":
+            # A plugin is engaged by its device; what it does not take goes to the CPU.
+            options.add_provider_for_devices([rtx_device(ort, index)], hints or {})
+            session = _create(ort, path, options, None)
+        else:
+            session = _create(ort, path, options, _gpu_providers(provider, index, hints or {}))
+    except (BackendUnavailableError, DeviceUnavailableError):
+        raise
     except BackendError as error:
         raise DeviceUnavailableError(
             f"ONNX Runtime cannot use {PROVIDERS[provider]}", got=str(error)
@@ -124,6 +135,16 @@ def open_session(ort: Any, path: Path, *, provider: str, index: int, threads: in
             todo="use another --precision, or ask for --device cpu",
         )
     return session
+
+
+def placement(session: Any) -> dict[str, int]:
+    """Count the nodes of a GPU session on each provider; empty where `work_on_cpu` is."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    counts: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] += len(part.get_nodes())
+    return dict(counts)
 
 
 def work_on_cpu(session: Any) -> Counter[str]:
@@ -151,7 +172,9 @@ def _session_options(ort: Any, threads: int) -> Any:
     return options
 
 
-def _gpu_providers(provider: str, index: int) -> list[tuple[str, dict[str, str]]]:
+def _gpu_providers(
+    provider: str, index: int, hints: dict[str, str]
+) -> list[tuple[str, dict[str, str]]]:
     device = {"device_id": str(index)}
     cuda = {
         **device,
@@ -165,11 +188,11 @@ def _gpu_providers(provider: str, index: int) -> list[tuple[str, dict[str, str]]
     providers = [(PROVIDERS["cuda"], cuda)]
     if provider == "tensorrt":
         # What TensorRT does not take stays on the GPU.
-        providers.insert(0, (PROVIDERS["tensorrt"], device))
+        providers.insert(0, (PROVIDERS["tensorrt"], device | hints))
     return providers
 
 
-def _create(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
+def _create(ort: Any, path: Path, options: Any, providers: list[Any] | None) -> Any:
     try:
         # With ONNX Runtime's own fallback, a failing GPU moves the session to the CPU, at the
         # start or in the middle of a volume, and prints that on stdout.

@@ -11,6 +11,7 @@ from autosam_deploy.runtime.backend import Backend
 BACKENDS: dict[str, tuple[str, str]] = {
     "onnxruntime": ("autosam_deploy.runtime.ort", "OrtBackend"),
     "torch": ("autosam_deploy.runtime.pyt", "TorchBackend"),
+    "tensorrt": ("autosam_deploy.runtime.trt", "TrtBackend"),
 }
 
 #: What `auto` means; the others are for those who ask.

@@ -12,6 +12,7 @@ import pytest
 from autosam_deploy.errors import BackendError, BackendInputError, BackendUnavailableError
 from autosam_deploy.parity import ParityRecord
 from autosam_deploy.runtime.engine import Engine
+from autosam_deploy.runtime.nvidia.cudart import Driver
 from autosam_deploy.runtime.selftest import run_golden
 from autosam_deploy.runtime.table import BACKENDS
 from autosam_deploy.spec import HEAD_KINDS, HeadKind
@@ -19,7 +20,11 @@ from autosam_deploy.spec import HEAD_KINDS, HeadKind
 SHAPES = ((1, 40, 56), (2, 33, 71), (3, 64, 64), (1, 7, 5), (2, 1, 30), (1, 30, 1))
 
 #: Every backend in the precision of the reference, and the other graph that a bundle may hold.
-ROWS = (*((backend, "fp32") for backend in BACKENDS), ("onnxruntime", "fp16"))
+#: `tensorrt` needs a GPU and engines: tests/runtime/test_trt_contract.py runs it on a fake one.
+ROWS = (
+    *((backend, "fp32") for backend in BACKENDS if backend != "tensorrt"),
+    ("onnxruntime", "fp16"),
+)
 
 
 @pytest.fixture(params=[(*row, head) for row in ROWS for head in HEAD_KINDS], ids="-".join)
@@ -201,6 +206,7 @@ def test_absent_gpu_is_an_error(
 ) -> None:
     monkeypatch.setattr("autosam_deploy.runtime.ort.cuda_devices", lambda: 0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("autosam_deploy.runtime.nvidia.cudart.probe_driver", lambda: Driver(0))
     with pytest.raises(BackendError, match="'cuda:0' is not there; got 0 usable CUDA devices"):
         Engine.open(exported("linear"), backend=backend, device="cuda")
 

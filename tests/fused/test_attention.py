@@ -8,7 +8,14 @@ from segment_anything.modeling.image_encoder import Attention, Block
 from torch import Tensor
 
 from autosam_deploy.fused import encoder as fused_encoder
-from autosam_deploy.fused.attention import LOWERINGS, RelPosAttention, query_blocks
+from autosam_deploy.fused.attention import (
+    LOWERINGS,
+    WIDTH_MULTIPLE,
+    RelPosAttention,
+    head_groups,
+    one_hot_coordinates,
+    query_blocks,
+)
 from autosam_deploy.fused.windows import merge_heads, split_heads
 from autosam_deploy.spec import EncoderSpec
 
@@ -131,3 +138,29 @@ def test_blocks_bound_the_scores_of_a_big_grid() -> None:
 
 def test_blocks_divide_an_awkward_grid() -> None:
     assert query_blocks((67, 67), 12) == 67
+
+
+@pytest.mark.parametrize("heads", [3, 8, 10])
+def test_heads_in_groups_equal_sam(heads: int) -> None:
+    spec = block_spec(heads=heads, head_dim=4, grid=(32, 33), window=0)
+    truth = reference_block(spec)
+    state = {f"blocks.0.{name}": value for name, value in truth.state_dict().items()}
+    fused = fused_encoder.Block(state, spec, index=0, lowering="augmented")
+    x = torch.randn(1, *spec.grid, spec.embed_dim, dtype=torch.float64)
+    assert close(fused(x), truth(x))
+
+
+def test_large_grids_attend_with_groups_of_heads() -> None:
+    assert head_groups((14, 14), 12) == [slice(0, 12)]
+    assert head_groups((64, 64), 12) == [slice(0, 4), slice(4, 8), slice(8, 12)]
+    assert head_groups((64, 64), 10) == [slice(0, 4), slice(4, 8), slice(8, 10)]
+
+
+@pytest.mark.parametrize(
+    ("grid", "width", "total"), [((14, 14), 64, 96), ((64, 64), 64, 192), ((64, 64), 80, 208)]
+)
+def test_widened_keys_fit_the_kernels(grid: tuple[int, int], width: int, total: int) -> None:
+    widening = one_hot_coordinates(grid, width)
+    assert width + widening.shape[-1] == total
+    assert total % WIDTH_MULTIPLE == 0
+    assert bool((widening.sum(dim=-1) == 2).all())  # one row, one column, zeros

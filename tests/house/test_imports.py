@@ -49,11 +49,14 @@ HEAVY = {
     "matplotlib",
     "openvino",
     "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
 }
 TORCH_ROOMS = {"models", "fused", "training"}
 TORCH_FILES = {
     "export/graph.py",
     "export/pipeline.py",
+    "export/tap_reference.py",
     "export/truth.py",
     # Plain torch code; the command line imports it where it is needed.
     "benchmarks/baselines/contrastive.py",
@@ -68,6 +71,7 @@ TORCH_FILES = {
 LAZY_ROOMS = TORCH_ROOMS | {"export", "benchmarks"}
 LAZY_MODULES = {
     "runtime.pyt": {"torch", "safetensors"},
+    "runtime.nvidia.cudart": {"cuda"},
     "cli.train": {"torch", "segment_anything", "monai"},
     "cli.boxplot": {"matplotlib"},
     "metrics.surface": {"torch", "monai", "scipy"},

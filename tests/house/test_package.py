@@ -31,7 +31,8 @@ BLOCKER = """
 import sys
 class Blocker:
     blocked = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "safetensors", "monai",
-               "scipy", "segment_anything", "matplotlib", "openvino", "tensorrt"}
+               "scipy", "segment_anything", "matplotlib", "openvino", "tensorrt",
+               "tensorrt_rtx", "cuda"}
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in self.blocked:
             raise ImportError(f"No module named {name!r} (blocked)")

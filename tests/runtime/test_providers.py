@@ -13,6 +13,7 @@ from autosam_deploy.runtime.providers import (
     cuda_devices,
     import_onnxruntime,
     open_session,
+    placement,
     work_on_cpu,
 )
 
@@ -24,9 +25,13 @@ class FakeOptions:
 
     def __init__(self) -> None:
         self.entries: dict[str, str] = {}
+        self.engaged: list[Any] = []
 
     def add_session_config_entry(self, key: str, value: str) -> None:
         self.entries[key] = value
+
+    def add_provider_for_devices(self, devices: list[Any], options: dict[str, str]) -> None:
+        self.engaged.append((devices, options))
 
 
 def part(provider: str, *operators: str) -> SimpleNamespace:
@@ -103,6 +108,33 @@ def test_real_provider_without_a_gpu_is_one_quiet_error(
         open_session(ort, graph, provider=provider, index=0, threads=1)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_rtx_is_engaged_by_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    ort, calls = fake_ort("rtx", part("rtx", "Conv", "Softmax"), part("cpu", "Shape"))
+    monkeypatch.setattr("autosam_deploy.runtime.providers.rtx_device", lambda ort, index: index)
+    hints = {"nv_runtime_cache_path": "somewhere"}
+    session = open_session(ort, Path("m.onnx"), provider="rtx", index=1, threads=2, hints=hints)
+    (call,) = calls
+    assert call["options"].engaged == [([1], hints)]
+    assert (call["providers"], call["enable_fallback"]) == (None, 0)
+    assert placement(session) == {PROVIDERS["rtx"]: 2, PROVIDERS["cpu"]: 1}
+
+
+def test_rtx_that_leaves_the_model_to_the_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ort, _ = fake_ort("rtx", part("rtx", "Conv"), part("cpu", "Resize"))
+    monkeypatch.setattr("autosam_deploy.runtime.providers.rtx_device", lambda ort, index: index)
+    with pytest.raises(DeviceUnavailableError, match=r"NvTensorRTRTX\w+ left work .*got Resize"):
+        open_session(ort, Path("m.onnx"), provider="rtx", index=0, threads=1)
+
+
+def test_hints_are_for_tensorrt_alone() -> None:
+    ort, calls = fake_ort("tensorrt", part("tensorrt", "Conv"))
+    hints = {"trt_engine_cache_enable": "1"}
+    open_session(ort, Path("m.onnx"), provider="tensorrt", index=1, threads=2, hints=hints)
+    options = dict(calls[0]["providers"])
+    assert options[PROVIDERS["tensorrt"]] == {"device_id": "1", **hints}
+    assert "trt_engine_cache_enable" not in options[PROVIDERS["cuda"]]
 
 
 @without_gpu

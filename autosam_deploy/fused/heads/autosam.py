@@ -103,6 +103,10 @@ class MaskProduct(Node):
         """Multiply (B, K, N, 16, C) by (B, K, C) to (B, K, N * 16)."""
         pixels, hyper = self.enter(pixels), self.enter(hyper)
         flat = pixels.reshape(-1, pixels.shape[1], pixels.shape[2] * 16, pixels.shape[4])
+        if self.dtype is torch.float32:
+            # A typed graph is for GPUs. TensorRT-RTX has no float32 matrix product on Turing, and
+            # a product with one vector is bound by reading the pixels either way.
+            return self.watch((flat * hyper.unsqueeze(2)).sum(dim=-1))
         return self.watch(torch.matmul(flat, hyper.unsqueeze(-1)).squeeze(-1))
 
 

@@ -1,0 +1,1 @@
+"""What NVIDIA's runtimes share: driver and device, engines and their plans, contexts, caches."""

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX engines for a bundle: built from its own graphs, checked, recorded."""

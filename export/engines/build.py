@@ -1,0 +1,190 @@
+"""One engine from one graph: the only calls of TensorRT's builder that this project makes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from autosam_deploy.bundle.manifest import Artefact, EngineInfo
+from autosam_deploy.errors import ExportError
+from autosam_deploy.export.engines.network import (
+    NetworkFacts,
+    check_network,
+    inspect_network,
+    parse_graph,
+)
+from autosam_deploy.export.engines.progress import make_monitor, stopped_by_user
+from autosam_deploy.export.engines.request import Triple, known_capabilities
+from autosam_deploy.runtime.nvidia.families import (
+    FAMILIES,
+    library_version,
+    make_logger,
+    this_platform,
+)
+from autosam_deploy.spec import ModelSpec, TensorSpec
+
+Lines = Sequence[tuple[str, str]]
+
+_ACTIVATIONS = re.compile(r"^Total Activation Memory: (\d+) bytes")
+#: Lines of the log that are kept: all but the parser's and optimiser's account of every tensor.
+_KEPT = ("INFO", "WARNING", "ERROR", "INTERNAL_ERROR")
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """A serialized plan, its record, what the network said, and the builder's log."""
+
+    plan: bytes
+    info: EngineInfo
+    facts: NetworkFacts
+    log: str
+
+
+def build_engine(
+    module: Any,
+    *,
+    family: str,
+    graph: Path,
+    artefact: Artefact,
+    model: ModelSpec,
+    capability: int,
+    profile: dict[str, Triple],
+    workspace_bytes: int | None,
+    progress: Progress,
+) -> BuiltEngine:
+    """Build an engine for one kind of GPU.
+
+    Args:
+        module: the family's library.
+        family: a key of `FAMILIES`.
+        graph: the ONNX file of `artefact`.
+        artefact: graph of the bundle that the engine stems from.
+        model: of the manifest; its tensors are the engine's.
+        capability: compute capability; 89 is sm89.
+        profile: axis symbol -> (smallest, best, largest).
+        workspace_bytes: most scratch memory of a kernel; None leaves the library's own limit.
+        progress: display for the builder's phases.
+
+    Raises:
+        ExportError: the graph cannot be read, is not typed as promised, or no engine came out.
+    """
+    logger = make_logger(module)
+    mark = logger.mark()
+    builder = module.Builder(logger)
+    network, parser = parse_graph(module, builder=builder, logger=logger, path=graph)
+    _check_tensors(network, model)
+    encoder = model.encoder
+    tokens = (encoder.grid[0] * encoder.grid[1], encoder.window_size**2)
+    facts = inspect_network(network, heads=encoder.num_heads, tokens=tokens)
+    check_network(facts, artefact, depth=encoder.depth)
+    config = _configure(module, builder, model.input_tensor, profile)
+    if workspace_bytes is not None:
+        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace_bytes)
+    if family == "tensorrt_rtx":
+        # RTX compiles for named GPUs without one; TensorRT for the device that is current.
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(known_capabilities(module)[capability], 0)
+    config.progress_monitor = monitor = make_monitor(module, progress)
+    start = time.perf_counter()
+    with stopped_by_user(monitor):
+        serialized = builder.build_serialized_network(network, config)
+    seconds = time.perf_counter() - start
+    if serialized is None:
+        raise ExportError(
+            f"{FAMILIES[family].title} built no engine for sm{capability}",
+            got=logger.errors(mark)[:400] or "no reason",
+            todo="try a smaller --batch or --size, or a larger --workspace",
+        )
+    del parser
+    plan = bytes(serialized)
+    lines = logger.since(mark)
+    info = _record(
+        module,
+        lines,
+        family=family,
+        artefact=artefact,
+        capability=capability,
+        profile=profile,
+        workspace_bytes=workspace_bytes,
+        facts=facts,
+        seconds=seconds,
+    )
+    log = "\n".join(f"{kind}: {text}" for kind, text in lines if kind in _KEPT)
+    return BuiltEngine(plan, info, facts, log + "\n")
+
+
+def _record(
+    module: Any,
+    lines: Lines,
+    *,
+    family: str,
+    artefact: Artefact,
+    capability: int,
+    profile: dict[str, Triple],
+    workspace_bytes: int | None,
+    facts: NetworkFacts,
+    seconds: float,
+) -> EngineInfo:
+    draft = EngineInfo.model_construct(
+        family=family,
+        version=library_version(module),
+        platform=this_platform(),
+        compute_capabilities=(capability,),
+        graph_sha256=artefact.file.sha256,
+        profile=profile,
+        workspace_bytes=workspace_bytes,
+        activation_bytes=activation_bytes(lines),
+        layers=facts.layers,
+        low_share=round(facts.low_share, 4),
+        build_seconds=round(seconds, 2),
+        key="",
+    )
+    return EngineInfo.model_validate({**draft.model_dump(), "key": draft.engine_key()})
+
+
+def activation_bytes(lines: Lines) -> int | None:
+    """Return the activation memory that the builder's log states, None if it does not.
+
+    Args:
+        lines: (severity, text) pairs.
+    """
+    found = [int(match[1]) for _, text in lines if (match := _ACTIVATIONS.match(text))]
+    return found[-1] if found else None
+
+
+def _configure(module: Any, builder: Any, source: TensorSpec, profile: dict[str, Triple]) -> Any:
+    config = builder.create_builder_config()
+    # fp32 means float32: TF32 rounds products to 10 bits of mantissa.
+    config.clear_flag(module.BuilderFlag.TF32)
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
+    shapes = builder.create_optimization_profile()
+    corners = [
+        tuple(profile[axis][corner] if isinstance(axis, str) else axis for axis in source.shape)
+        for corner in range(3)
+    ]
+    shapes.set_shape(source.name, *corners)
+    if config.add_optimization_profile(shapes) < 0:
+        raise ExportError("the builder refuses the profile", got=str(corners))
+    return config
+
+
+def _check_tensors(network: Any, model: ModelSpec) -> None:
+    """Names, order and dtypes must be those of the manifest; labels leave the device as uint8."""
+    words = {"FLOAT": "float32", "UINT8": "uint8", "HALF": "float16"}
+    sides = (
+        (network.num_inputs, network.get_input, (model.input_tensor,)),
+        (network.num_outputs, network.get_output, model.output_tensors),
+    )
+    for count, get, tensors in sides:
+        found = [(t.name, words.get(t.dtype.name, t.dtype.name)) for t in map(get, range(count))]
+        wanted = [(tensor.name, tensor.dtype) for tensor in tensors]
+        if found != wanted:
+            raise ExportError(
+                "the network contradicts the manifest", got=str(found), expected=str(wanted)
+            )
