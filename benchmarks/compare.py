@@ -7,11 +7,11 @@ for that machine at that hour only.
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from autosam_deploy.benchmarks.harness.child import Child, ChildError
+from autosam_deploy.benchmarks.harness.runners import ENGINE_LOADER, Loading
 from autosam_deploy.benchmarks.machine import machine_record
+from autosam_deploy.benchmarks.peers import PEERS
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
 from autosam_deploy.errors import AutosamError, BundleError
@@ -29,12 +32,18 @@ from autosam_deploy.files import write_json
 from autosam_deploy.volumes.phantom import make_phantom
 
 OURS = "autosam-deploy"
-#: Peer -> what it is, for the report.
-PEERS = {
-    "torch": "the segmenter in eager PyTorch, float32",
-    "onnx-plain": "torch.onnx.export of the segmenter, ONNX Runtime with its defaults",
-    OURS: "the bundle's float32 graph through the Engine, ONNX Runtime",
+#: Who is compared -> what it is, for the report, what loads it, and the backend it is loaded with.
+COMPARED = {
+    "torch": ("the segmenter in eager PyTorch, float32", ENGINE_LOADER, "torch"),
+    "onnx-plain": (PEERS["onnx-plain"].what, PEERS["onnx-plain"].loader, "onnx-plain"),
+    OURS: (
+        "the bundle's float32 graph through the Engine, ONNX Runtime",
+        ENGINE_LOADER,
+        "onnxruntime",
+    ),
 }
+#: Seconds for one answer: an hour is a peer that hangs.
+_TIMEOUT = 3600.0
 _EXAMPLE = """
 \b
 Example:
@@ -47,51 +56,41 @@ class PeerError(AutosamError):
     """A peer that could not be loaded or run."""
 
 
-class _Worker:
+@dataclass
+class _Peer:
     """One peer in a process of its own, run on demand."""
 
-    def __init__(self, name: str, source: Path, slices: Path, threads: int) -> None:
-        self.name = name
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "autosam_deploy.benchmarks.peers",
-                name,
-                str(source),
-                str(slices),
-                str(threads),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.load_s = float(self._answer()["load_s"])
-        self.seconds: list[float] = []
-        self.peak_rss = 0
+    name: str
+    child: Child
+    load_s: float
+    seconds: list[float] = field(default_factory=list)
+    peak_mib: float = 0.0
 
     def run(self) -> float:
-        if self.process.stdin is None:
-            raise PeerError(f"peer '{self.name}' cannot be reached")
-        self.process.stdin.write("run\n")
-        self.process.stdin.flush()
-        answer = self._answer()
-        self.peak_rss = int(answer["peak_rss"])
-        return float(answer["seconds"])
+        answer = self.ask({"do": "burst", "seconds": 0.0, "most": 1})
+        self.peak_mib = float(answer["peak_mib"])
+        return float(answer["seconds"][0])
 
-    def _answer(self) -> dict[str, Any]:
-        line = self.process.stdout.readline() if self.process.stdout else ""
-        if not line:
-            _, report = self.process.communicate()
-            last = (report or "no message").strip().splitlines()[-1:]
-            raise PeerError(f"peer '{self.name}' ended", got=" ".join(last))
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self.child.ask(command, timeout=_TIMEOUT)
+        except ChildError as error:
+            raise PeerError(f"peer '{self.name}' ended", got=str(error)) from error
 
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+
+def _start(name: str, loading: Loading, slices: Path) -> _Peer:
+    _, loader, _ = COMPARED[name]
+    job = {"loader": loader, "loading": loading.as_dict(), "batches": [str(slices)]}
+    threads = loading.threads or 1
+    child = Child(
+        "autosam_deploy.benchmarks.harness.worker", job, loading.folder / name, threads=threads
+    )
+    try:
+        opened = child.answer(timeout=_TIMEOUT)
+    except ChildError as error:
+        child.close()
+        raise PeerError(f"peer '{name}' cannot be loaded", got=str(error)) from error
+    return _Peer(name, child, float(opened["load_s"]))
 
 
 @click.command(
@@ -186,12 +185,21 @@ def compare_peers(
     console.print("plain export of the segmenter ...")
     plain = folder / "plain.onnx"
     _export_plain_apart(bundle.path, plain)
-    workers: list[_Worker] = []
+    workers: list[_Peer] = []
+    labels: dict[str, np.ndarray] = {}
     try:
-        for name in PEERS:
+        for name, (_, _, backend) in COMPARED.items():
             console.print(f"loading {name} ...")
-            source = plain if name == "onnx-plain" else bundle.path
-            workers.append(_Worker(name, source, slices, threads))
+            loading = Loading(
+                bundle=bundle.path,
+                backend=backend,
+                precision="fp32",
+                device="cpu",
+                threads=threads,
+                folder=folder,
+                plain=plain,
+            )
+            workers.append(_start(name, loading, slices))
         for number in range(rounds + 1):
             times = [worker.run() for worker in workers]
             listed = "   ".join(f"{w.name} {t:.2f} s" for w, t in zip(workers, times, strict=True))
@@ -199,10 +207,13 @@ def compare_peers(
             if number:
                 for worker, seconds in zip(workers, times, strict=True):
                     worker.seconds.append(seconds)
-        labels = {name: np.load(slices.with_name(f"labels-{name}.npy")) for name in PEERS}
+        for worker in workers:
+            target = folder / f"labels-{worker.name}.npy"
+            worker.ask({"do": "labels", "target": str(target)})
+            labels[worker.name] = np.load(target)
     finally:
         for worker in workers:
-            worker.close()
+            worker.child.close()
     return {
         "what": "raw slices -> labels, resizes and argmax included, reading and writing not",
         "command": "autosam-compare " + " ".join(sys.argv[1:]),
@@ -218,13 +229,8 @@ def compare_peers(
 
 def _export_plain_apart(bundle: Path, target: Path) -> None:
     """Export in another process, so that its memory is not counted here."""
-    code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from autosam_deploy.benchmarks.peers import export_plain, segmenter_of\n"
-        "export_plain(segmenter_of(Path(sys.argv[1])), Path(sys.argv[2]))\n"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(bundle), str(target)],
+        [sys.executable, "-m", "autosam_deploy.benchmarks.peers", str(bundle), str(target)],
         capture_output=True,
         text=True,
         check=False,
@@ -234,23 +240,21 @@ def _export_plain_apart(bundle: Path, target: Path) -> None:
         raise PeerError("the plain export failed", got=" ".join(last))
 
 
-def _summary(
-    worker: _Worker, workers: list[_Worker], labels: dict[str, np.ndarray]
-) -> dict[str, Any]:
+def _summary(worker: _Peer, workers: list[_Peer], labels: dict[str, np.ndarray]) -> dict[str, Any]:
     ours = next(other for other in workers if other.name == OURS)
     ratios = [a / b for a, b in zip(worker.seconds, ours.seconds, strict=True)]
     agreement = float((labels[worker.name] == labels["torch"]).mean())
     return {
         "name": worker.name,
-        "is": PEERS[worker.name],
+        "is": COMPARED[worker.name][0],
         "load_s": round(worker.load_s, 2),
         "median_s": round(statistics.median(worker.seconds), 3),
         "min_s": round(min(worker.seconds), 3),
         "max_s": round(max(worker.seconds), 3),
         "times_ours": round(statistics.median(ratios), 2),
         "times_ours_range": [round(min(ratios), 2), round(max(ratios), 2)],
-        "peak_rss_mib": round(worker.peak_rss / 2**20),
-        "memory_times_ours": round(worker.peak_rss / ours.peak_rss, 2),
+        "peak_rss_mib": round(worker.peak_mib),
+        "memory_times_ours": round(worker.peak_mib / ours.peak_mib, 2),
         "labels_equal_torch": agreement,
     }
 

@@ -131,10 +131,10 @@ def test_an_unknown_node_is_named(
 ) -> None:
     bundle = Bundle.open(exported("linear"), verify=False)
     model = onnx.load(bundle.file(graph_of(bundle).file))
-    last = next(node for node in model.graph.node if "labels" in node.output)
-    last.output[0] = "before"
-    odd = helper.make_node("Bogus", ["before"], ["labels"], name="odd_one", domain="nowhere")
-    model.graph.node.append(odd)
+    for node in model.graph.node:
+        node.input[:] = ["odd_slices" if name == "slices" else name for name in node.input]
+    odd = helper.make_node("Bogus", ["slices"], ["odd_slices"], name="odd_one", domain="nowhere")
+    model.graph.node.insert(0, odd)
     model.opset_import.append(helper.make_opsetid("nowhere", 1))
     onnx.save(model, tmp_path / "odd.onnx")
     with pytest.raises(ExportError, match=r"cannot read 'odd.onnx'; got node 'odd_one' \(Bogus\)"):

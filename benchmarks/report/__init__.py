@@ -1,0 +1,1 @@
+"""The report of a benchmark: one table, Markdown and a page, all from the JSON alone."""

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autosam_deploy.benchmarks.harness.plan import Options, find_bundles, plan_groups
+from autosam_deploy.benchmarks.harness.run import without_absent
+from autosam_deploy.bundle.reader import Bundle
+from autosam_deploy.errors import UsageError
+from autosam_deploy.runtime.table import BACKENDS
+
+
+def test_every_row_of_the_table_at_every_batch(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle, verify=False)
+    groups = plan_groups([bundle], Options(batches=(1, 4), peers=("compile",)))
+    assert [group.batch for group in groups] == [1, 4]
+    assert [row.backend for row in groups[0].rows] == [*BACKENDS, "compile"]
+    # Peers are measured at the first batch size alone.
+    assert [row.backend for row in groups[1].rows] == list(BACKENDS)
+    assert not any(row.asked for group in groups for row in group.rows)
+    assert groups[0].rows[0].key == f"autosam/{next(iter(BACKENDS))}/auto/b1"
+
+
+def test_a_peer_that_is_a_backend_already_is_no_second_row(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle, verify=False)
+    options = Options(backends=("onnxruntime",), peers=("eager", "compile"))
+    (group,) = plan_groups([bundle], options)
+    assert [row.backend for row in group.rows] == ["onnxruntime", "eager", "compile"]
+    (group,) = plan_groups([bundle], replace(options, backends=("onnxruntime", "torch")))
+    assert [row.backend for row in group.rows] == ["onnxruntime", "torch", "compile"]
+
+
+def test_named_backends_are_asked_for(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle, verify=False)
+    options = Options(backends=("torch", "torch"), precisions=("fp32", "fp16"))
+    (group,) = plan_groups([bundle], options)
+    assert [(row.backend, row.precision, row.asked) for row in group.rows] == [
+        ("torch", "fp32", True),
+        ("torch", "fp16", True),
+    ]
+
+
+def test_all_precisions_are_those_of_the_bundle(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle, verify=False)
+    options = Options(backends=("onnxruntime",), precisions=("all",))
+    (group,) = plan_groups([bundle], options)
+    assert [row.precision for row in group.rows] == ["fp32", "fp16"]
+    # Nobody asked for fp16 by name.
+    assert not any(row.asked for row in group.rows)
+
+
+def test_two_bundles_of_one_name_have_rows_of_their_own(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle, verify=False)
+    groups = plan_groups([bundle, replace(bundle, path=Path("b/other.autosam"))], Options())
+    keys = [row.key for group in groups for row in group.rows]
+    assert len(set(keys)) == len(keys)
+    assert groups[1].label == "b/other.autosam"
+
+
+def test_what_was_absent_once_is_not_tried_again(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle, verify=False)
+    one, four = plan_groups([bundle], Options(batches=(1, 4)))
+    rows = [plan.row().model_copy(update={"status": "unavailable"}) for plan in one.rows[1:]]
+    assert [plan.backend for plan in without_absent(four, rows).rows] == [four.rows[0].backend]
+    asked = [row.model_copy(update={"asked": True}) for row in rows]
+    assert without_absent(four, asked).rows == four.rows
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(backends=("tensorflow",)), "--backend; got tensorflow; expected all, or some of"),
+        (Options(peers=("keras",)), "--peer; got keras; expected eager, autocast"),
+    ],
+)
+def test_unknown_names(tiny_bundle: Path, options: Options, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan_groups([Bundle.open(tiny_bundle, verify=False)], options)
+
+
+def test_bundles_under_runs(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no bundle was named and there is none under"):
+        find_bundles((), tmp_path / "runs")
+    for name in ("b", "a"):
+        (tmp_path / "runs" / name / "model.autosam").mkdir(parents=True)
+        (tmp_path / "runs" / name / "model.autosam" / "manifest.json").write_text("{}", "utf-8")
+    found = find_bundles((), tmp_path / "runs")
+    assert [path.parent.name for path in found] == ["a", "b"]
+    with pytest.raises(UsageError, match="a bundle is named twice"):
+        find_bundles((found[0], found[0].parent / "." / found[0].name), tmp_path)
