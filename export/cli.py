@@ -10,8 +10,10 @@ import click
 from rich.console import Console
 
 from autosam_deploy.bundle.manifest import Precision
+from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.cli.shell import AutosamGroup, common_options, echo_json
-from autosam_deploy.errors import ParityError, UsageError
+from autosam_deploy.errors import UsageError
+from autosam_deploy.export.checks.command import verify_command
 from autosam_deploy.export.engines.command import (
     engine_command,
     engine_options,
@@ -19,7 +21,7 @@ from autosam_deploy.export.engines.command import (
     run_request,
 )
 from autosam_deploy.export.finding import BUNDLE_FOLDER, find_head
-from autosam_deploy.export.show import show_facts, show_result, show_verification
+from autosam_deploy.export.show import show_facts, show_result
 from autosam_deploy.export.triton.command import triton_command
 from autosam_deploy.extras import require
 from autosam_deploy.spec import (
@@ -124,6 +126,14 @@ _LOWERINGS = ("explicit", "masked", "augmented")
 )
 @click.option("--slim", is_flag=True, help="Leave the PyTorch weights out of the bundle.")
 @click.option("--intended-use", help="Sentence for the manifest.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("bundle", "triton")),
+    default="bundle",
+    show_default=True,
+    help="triton: write a model repository of Triton Inference Server beside the bundle.",
+)
 @click.option("--engine", help="Build engines too: rtx | tensorrt (see the command engine).")
 @engine_options
 @common_options
@@ -141,6 +151,7 @@ def main(ctx: click.Context, /, **options: Any) -> None:
 
 main.add_command(engine_command)
 main.add_command(triton_command)
+main.add_command(verify_command)
 
 
 @main.command("inspect")
@@ -158,39 +169,6 @@ def inspect_command(path: Path, *, debug: bool, quiet: bool, as_json: bool) -> N
         show_facts(Console(), facts)
 
 
-@main.command("verify")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", default="auto", show_default=True, help="auto | onnxruntime | torch")
-@click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda | cuda:N")
-@click.option("--precision", type=click.Choice(("auto", "fp32", "fp16", "bf16")), default="auto")
-@common_options
-def verify_command(
-    bundle: Path,
-    *,
-    backend: str,
-    device: str,
-    precision: Any,
-    debug: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Check a bundle's hashes and run its golden slices on a backend; exit 2 if they differ."""
-    del debug
-    from autosam_deploy.export.verify import verify_bundle
-
-    verification = verify_bundle(bundle, backend=backend, device=device, precision=precision)
-    if as_json:
-        echo_json(verification.as_dict())
-    elif not quiet:
-        show_verification(Console(), verification)
-    if not verification.passed:
-        raise ParityError(
-            f"'{bundle}' does not give its golden results here",
-            got=f"backend {verification.info.backend} on {verification.info.device}",
-            todo="compare versions with those in parity.json",
-        )
-
-
 def _export(options: dict[str, Any]) -> None:
     """Run the export that the options ask for."""
     precisions, ladder = _precisions(options["precision"], fp16=options["fp16"])
@@ -203,6 +181,7 @@ def _export(options: dict[str, Any]) -> None:
     from autosam_deploy.export.pipeline import Plan, export_bundle
     from autosam_deploy.export.samples import collect_samples
     from autosam_deploy.export.steps import Steps
+    from autosam_deploy.export.triton.repository import write_repository
 
     if options["opset"] is not None:
         check_opset(options["opset"], options["lowering"])
@@ -240,6 +219,10 @@ def _export(options: dict[str, Any]) -> None:
         show_result(Console(), result)
     if request is not None:
         run_request(output, request, quiet=quiet, as_json=False)
+    if options["form"] == "triton":
+        repository = output.parent / "model_repository"
+        written = write_repository(Bundle.open(output, verify=False), repository)
+        console.print(f"wrote {written.model} version {written.version} for Triton")
 
 
 def _assemble(options: dict[str, Any]) -> tuple[Any, Path]:

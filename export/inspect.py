@@ -6,9 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from autosam_deploy.bundle.manifest import Artefact
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import UsageError
+from autosam_deploy.export.checks.record import read_record, state_of
 from autosam_deploy.extras import require
+from autosam_deploy.parity import ParityRecord
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
@@ -33,6 +36,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
 
 def _bundle(path: Path) -> dict[str, Any]:
     bundle = Bundle.open(path, verify=False)
+    record = read_record(bundle)
     manifest = bundle.manifest
     model = manifest.model
     return {
@@ -42,21 +46,33 @@ def _bundle(path: Path) -> dict[str, Any]:
         "head": model.head.kind,
         "classes": [entry.name for entry in model.classes],
         "preprocess": model.preprocess.model_dump(mode="json", exclude_none=True),
-        "artefacts": [
-            {
-                "file": a.file.path,
-                "precision": a.precision,
-                "lowering": a.lowering,
-                "opset": a.opset,
-                "megabytes": round(
-                    (a.file.bytes + (a.external_data.bytes if a.external_data else 0)) / 1e6, 1
-                ),
-            }
-            for a in manifest.artefacts
-        ],
+        "artefacts": [_artefact(artefact, record) for artefact in manifest.artefacts],
         "golden": len(manifest.golden),
         "created": manifest.provenance.created,
         "intended_use": manifest.intended_use,
+    }
+
+
+def _artefact(artefact: Artefact, record: ParityRecord) -> dict[str, Any]:
+    beside = artefact.external_data.bytes if artefact.external_data else 0
+    facts: dict[str, Any] = {
+        "file": artefact.file.path,
+        "precision": artefact.precision,
+        "megabytes": round((artefact.file.bytes + beside) / 1e6, 1),
+    }
+    if artefact.kind == "onnx":
+        return {**facts, "lowering": artefact.lowering, "opset": artefact.opset}
+    if (info := artefact.engine) is None:
+        return facts
+    memory = info.activation_bytes
+    return {
+        **facts,
+        "library": f"{info.family} {info.version}",
+        "gpu": ", ".join(f"sm{sm}" for sm in info.compute_capabilities),
+        **{axis: "..".join(map(str, sizes[::2])) for axis, sizes in info.profile.items()},
+        "activation_megabytes": None if memory is None else round(memory / 1e6, 1),
+        "low_share": info.low_share,
+        "state": state_of(record, artefact),
     }
 
 

@@ -11,7 +11,6 @@ from rich.table import Table
 if TYPE_CHECKING:
     from autosam_deploy.bundle.manifest import Artefact
     from autosam_deploy.export.pipeline import Result
-    from autosam_deploy.export.verify import Verification
     from autosam_deploy.parity import Comparison
 
 
@@ -90,25 +89,3 @@ def _islands(artefact: Artefact) -> str:
     listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     share = f"{artefact.typing.share:.0%}"
     return f"{artefact.precision}: {share} of nodes; float32 islands: {listed}"
-
-
-def show_verification(console: Console, verification: Verification) -> None:
-    """Print the golden cases of a bundle on a backend."""
-    info = verification.info
-    table = Table(
-        title=f"golden slices on {info.backend}, {info.device}, {info.precision} ({info.reason})",
-        title_justify="left",
-    )
-    for column in ("case", "shape", "labels equal", "|dlogit| max", "gate", "verdict"):
-        table.add_column(column, justify="right")
-    for result in verification.results:
-        difference = result.max_logit_difference
-        table.add_row(
-            result.name,
-            "x".join(map(str, result.shape)),
-            f"{result.agreement:.4%}",
-            "-" if difference is None else f"{difference:.2e}",
-            f"{verification.gate:.2e}",
-            "passed" if verification.case_passed(result) else "FAILED",
-        )
-    console.print(table)

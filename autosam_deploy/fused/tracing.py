@@ -14,6 +14,7 @@ from torch.export import Dim
 
 from autosam_deploy.errors import ExportError
 from autosam_deploy.extras import require
+from autosam_deploy.fused.taps import boundaries, name_taps
 from autosam_deploy.spec import TensorSpec
 
 #: Weights beyond this go to one `<name>.data` file beside the graph: a protobuf ends at 2 GiB.
@@ -30,6 +31,8 @@ def write_onnx(
     opset: int,
 ) -> None:
     """Trace a module of one input and write it.
+
+    The boundaries between its blocks are values named by module path (see `fused.taps`).
 
     Args:
         module: in eval mode.
@@ -71,6 +74,7 @@ def write_onnx(
     for values, tensors in ((graph.inputs, [source]), (graph.outputs, outputs)):
         for value, tensor in zip(values, tensors, strict=True):
             value.shape = ir.Shape(tensor.shape)
+    name_taps(graph, boundaries(module))
     program.model.producer_name = "autosam-deploy"
     # Stack traces of the machine that exported do not belong in a file that travels.
     program.model.metadata_props.clear()

@@ -132,7 +132,7 @@ def _record(
     seconds: float,
 ) -> EngineInfo:
     draft = EngineInfo.model_construct(
-        family=family,
+        family=family,  # type: ignore[arg-type]  # checked by `model_validate`
         version=library_version(module),
         platform=this_platform(),
         compute_capabilities=(capability,),

@@ -56,7 +56,7 @@ TORCH_ROOMS = {"models", "fused", "training"}
 TORCH_FILES = {
     "export/graph.py",
     "export/pipeline.py",
-    "export/tap_reference.py",
+    "export/checks/tap_reference.py",
     "export/truth.py",
     # Plain torch code; the command line imports it where it is needed.
     "benchmarks/baselines/contrastive.py",

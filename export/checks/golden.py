@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from autosam_deploy.bundle.manifest import Precision
 from autosam_deploy.bundle.reader import Bundle
+from autosam_deploy.export.checks.record import read_record, record_run
 from autosam_deploy.parity import Comparison, ParityRecord
 from autosam_deploy.runtime.backend import BackendInfo
 from autosam_deploy.runtime.engine import Engine
@@ -42,9 +44,18 @@ class Verification:
             "passed": self.passed,
             "engine": self.info.as_dict(),
             "gate": self.gate,
-            "golden": [
-                {**vars(result), "passed": self.case_passed(result)} for result in self.results
-            ],
+            "golden": [self._case_as_dict(result) for result in self.results],
+        }
+
+    def _case_as_dict(self, result: GoldenResult) -> dict[str, Any]:
+        difference = result.max_logit_difference
+        finite = difference is None or isfinite(difference)
+        return {
+            **vars(result),
+            # JSON has no NaN.
+            "max_logit_difference": difference if finite else None,
+            "finite": finite,
+            "passed": self.case_passed(result),
         }
 
 
@@ -54,19 +65,29 @@ def verify_bundle(
     backend: str = "auto",
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
+    record: bool = False,
 ) -> Verification:
     """Check hashes, open the bundle and run its golden cases.
 
+    Args:
+        path: the bundle.
+        backend: as for `Engine.open`.
+        device: as for `Engine.open`.
+        precision: as for `Engine.open`.
+        record: write what an engine gave into the bundle's parity record.
+
     Raises:
+        ExportError: `record`, and no engine ran.
         BundleError: the bundle is not sound.
         BackendError: the backend, device or precision is not there.
     """
     bundle = Bundle.open(path, verify=True)
-    text = bundle.file(bundle.manifest.parity).read_text("utf-8")
-    record = ParityRecord.model_validate_json(text)
+    known = read_record(bundle)
     with Engine.open(bundle, backend=backend, device=device, precision=precision) as engine:
         results = tuple(run_golden(engine))
-        return Verification(engine.info, _gate(record, engine.info.precision), results)
+        if record:
+            record_run(engine)
+        return Verification(engine.info, _gate(known, engine.info.precision), results)
 
 
 def _gate(record: ParityRecord, precision: Precision) -> float:

@@ -1,0 +1,1 @@
+"""Checks of a bundle on the machine at hand: golden slices, engine runs, block by block."""
