@@ -48,7 +48,7 @@ demo: $(VENV)/.train-$(HASH)
 
 test: $(VENV)/.dev-$(HASH)
 	@echo "== default tests (make test-all adds slow ones and those on real volumes)"
-	$(BIN)/pytest -m "not slow and not data"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not data"
 
 test-all: $(VENV)/.dev-$(HASH)
 	$(BIN)/pytest

@@ -188,7 +188,7 @@ def main(**options: Any) -> None:
                 results.append(
                     {"lowering": lowering, "precision": precision, "batch": batch, **found}
                 )
-                console.print(_line(results[-1]), highlight=False)
+                console.print(_line(results[-1]), highlight=False, markup=False)
             path.unlink()
     kept = ("encoder", "head", "num_classes", "side", "sm", "limit")
     value = {**{name: options[name] for name in kept}, "rows": results}
