@@ -58,7 +58,12 @@ _ASIDE: dict[str, Any] = {"style": "dim", "highlight": False, "markup": False, "
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw box plots into this PNG file.")
 @click.option("--allow-missing", is_flag=True, help="Leave out cases that do not pair up.")
 @click.option("--batch", default="auto", show_default=True, help="Slices per run, or auto.")
-@click.option("--backend", default="auto", show_default=True, help="auto | onnxruntime | torch")
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="auto | onnxruntime | openvino | tensorrt | torch",
+)
 @click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda | cuda:N")
 @click.option(
     "--precision",

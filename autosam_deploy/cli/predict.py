@@ -59,7 +59,10 @@ Examples:
 )
 @click.option("--batch", default="auto", show_default=True, help="Slices per run, or auto.")
 @click.option(
-    "--backend", default="auto", show_default=True, help="auto | onnxruntime | tensorrt | torch"
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="auto | onnxruntime | openvino | tensorrt | torch",
 )
 @click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda | cuda:N")
 @click.option(

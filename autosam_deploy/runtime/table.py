@@ -11,6 +11,7 @@ from autosam_deploy.runtime.backend import Backend
 BACKENDS: dict[str, tuple[str, str]] = {
     "onnxruntime": ("autosam_deploy.runtime.ort", "OrtBackend"),
     "torch": ("autosam_deploy.runtime.pyt", "TorchBackend"),
+    "openvino": ("autosam_deploy.runtime.ov", "OvBackend"),
     "tensorrt": ("autosam_deploy.runtime.trt", "TrtBackend"),
 }
 

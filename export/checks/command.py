@@ -35,7 +35,10 @@ Examples:
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "--backend", default="auto", show_default=True, help="auto | onnxruntime | tensorrt | torch"
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="auto | onnxruntime | openvino | tensorrt | torch",
 )
 @click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda | cuda:N")
 @click.option("--precision", type=click.Choice(("auto", "fp32", "fp16", "bf16")), default="auto")

@@ -71,6 +71,7 @@ TORCH_FILES = {
 LAZY_ROOMS = TORCH_ROOMS | {"export", "benchmarks"}
 LAZY_MODULES = {
     "runtime.pyt": {"torch", "safetensors"},
+    "runtime.ov_model": {"openvino"},
     "runtime.nvidia.cudart": {"cuda"},
     "cli.train": {"torch", "segment_anything", "monai"},
     "cli.boxplot": {"matplotlib"},

@@ -1,0 +1,242 @@
+"""Backend `openvino`: the bundle's float32 graph on CPUs, in float32 or bf16."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autosam_deploy.bundle.manifest import Artefact, Precision
+from autosam_deploy.bundle.reader import Bundle
+from autosam_deploy.cores import usable_cores
+from autosam_deploy.errors import BackendError, DeviceUnavailableError, OutOfMemoryError
+from autosam_deploy.runtime.backend import (
+    Backend,
+    BackendInfo,
+    Outputs,
+    Request,
+    memory_error,
+    parse_device,
+)
+from autosam_deploy.runtime.ov_model import (
+    HINTS,
+    Chain,
+    Settings,
+    cache_folder,
+    import_openvino,
+    read_graph,
+)
+
+#: OpenVINO's names of types -> the manifest's.
+_TYPES = {"f32": "float32", "u8": "uint8"}
+
+
+@dataclass(frozen=True)
+class OvOptions:
+    """What the backend can do beyond a `Request`.
+
+    cache: folder in which compiled models are kept; never in the bundle, whose members are hashed.
+    None compiles in every process.
+    """
+
+    cache: Path | None = None
+
+
+class OvBackend(Backend):
+    """OpenVINO on the CPU: one stream, explicit threads, a pinned precision.
+
+    bf16 is made of the float32 graph by OpenVINO; normalisation, last resize and argmax stay in
+    float32 (`ov_model.cut_graph`).
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self, bundle: Bundle, request: Request, *, options: OvOptions | None = None
+    ) -> None:
+        """Load the float32 graph (see `Backend`).
+
+        Args:
+            bundle: an opened bundle.
+            request: device "auto" or "cpu"; precision "auto" (float32), "fp32" or "bf16".
+            options: what goes beyond that.
+
+        Raises:
+            BackendUnavailableError: OpenVINO is not installed.
+            DeviceUnavailableError: another device, or bf16 on a CPU without it.
+            BackendError: another precision, no float32 graph, or it cannot be loaded.
+            BundleError: the graph was altered.
+        """
+        self.options = options or OvOptions()
+        super().__init__(bundle, request)
+
+    def _open(self, request: Request) -> BackendInfo:
+        _check_request(request)
+        ov = import_openvino()
+        precision = "fp32" if request.precision == "auto" else request.precision
+        processor, capabilities = _processor(ov)
+        if precision == "bf16" and "BF16" not in capabilities:
+            raise DeviceUnavailableError(
+                "this CPU has no bf16 arithmetic",
+                got=f"{processor} with {', '.join(capabilities)}",
+                expected="AVX512-BF16 or AMX",
+                todo="use --precision fp32",
+            )
+        artefact = self._graph()
+        version = "-".join(str(ov.__version__).split("-")[:2])
+        folder, notes = self._cache(
+            artefact, f"{version}-{_short(processor, *capabilities)}-{precision}"
+        )
+        threads = request.threads or usable_cores()
+        model = read_graph(ov, self.bundle.file(artefact.file))
+        self._check_signature(model)
+        settings = Settings(threads=threads, cache=folder)
+        self.chain = Chain(ov, model, precision, settings)
+        self._load: Callable[[], Chain] = lambda: Chain(
+            ov, read_graph(ov, self.bundle.file(artefact.file)), precision, settings
+        )
+        if folder is not None:
+            used = "used" if self.chain.cached else "filled"
+            notes = (f"cache of compiled models '{folder}' ({used})",)
+        if self.chain.threads != threads:
+            notes += (f"{threads} threads were asked for, OpenVINO takes {self.chain.threads}",)
+        if precision == "bf16":
+            notes += (
+                f"bf16 is OpenVINO's rounding of {artefact.file.path}; normalisation, last resize "
+                "and argmax are in fp32; the bundle's parity record does not cover it",
+            )
+        asked = request.precision != "auto"
+        return BackendInfo(
+            backend=self.name,
+            device="cpu",
+            provider=self.chain.devices,
+            precision=cast("Precision", self.chain.precision),
+            artefact=artefact.file.path,
+            threads=self.chain.threads,
+            reason=f"backend 'openvino' runs on the CPU; {precision} "
+            + ("was asked for" if asked else "is the precision of the parity record"),
+            versions={"openvino": version},
+            notes=notes,
+        )
+
+    def _graph(self) -> Artefact:
+        artefact = self.bundle.find("onnx", "fp32")
+        if artefact is None:
+            raise BackendError(
+                "the bundle has no fp32 graph, which OpenVINO reads for every precision",
+                got=f"graphs in {', '.join(self.bundle.precisions('onnx')) or 'no precision'}",
+                todo="export again with --precision fp32",
+            )
+        return artefact
+
+    def _cache(self, artefact: Artefact, key: str) -> tuple[Path | None, tuple[str, ...]]:
+        """Return the folder for this graph; OpenVINO's own key does not hold the precision."""
+        if self.options.cache is None:
+            return None, ()
+        name = f"{artefact.file.sha256[:16]}-openvino-{key}"
+        folder, problem = cache_folder(self.options.cache, name)
+        return folder, () if folder else (f"no cache of compiled models ({problem})",)
+
+    def _check_signature(self, model: Any) -> None:
+        """Refuse a graph whose inputs or outputs are not those of the manifest."""
+        manifest = self.bundle.manifest
+        for ports, tensors in (
+            (model.inputs, manifest.inputs),
+            (model.outputs, manifest.outputs),
+        ):
+            found = [
+                (
+                    port.any_name,
+                    _TYPES.get(type_name := port.get_element_type().get_type_name(), type_name),
+                    tuple(d.get_length() if d.is_static else "?" for d in port.partial_shape),
+                )
+                for port in ports
+            ]
+            # Names of sizes are not kept by OpenVINO.
+            wanted = [
+                (t.name, t.dtype, tuple("?" if isinstance(d, str) else d for d in t.shape))
+                for t in tensors
+            ]
+            if found != wanted:
+                raise BackendError(
+                    "the graph contradicts the manifest", got=str(found), expected=str(wanted)
+                )
+
+    def _run(self, slices: NDArray[np.float32], names: tuple[str, ...]) -> Outputs:
+        if self.chain.closed:
+            # The error that closed it refers to where it was raised, and so to the model's memory.
+            gc.collect()
+            try:
+                self.chain = self._load()
+            except BackendError as error:
+                raise OutOfMemoryError(
+                    "the model cannot be loaded again after memory ran out",
+                    got=str(error)[-300:],
+                    todo="free memory, or use a smaller --batch",
+                ) from error
+        try:
+            found = self.chain.run({"slices": slices})
+            # What it returns is memory of its own.
+            return {name: np.array(found[name]) for name in names}
+        except Exception as error:
+            # OpenVINO's exceptions share no base class of their own.
+            if full := memory_error(slices, error):
+                # What ran out of memory keeps what it has, and fails for smaller batches too.
+                self.chain.close()
+                raise full from error
+            raise BackendError("OpenVINO failed", got=str(error)[-300:]) from error
+
+    def _close(self) -> None:
+        self.chain.close()
+
+
+def _check_request(request: Request) -> None:
+    if request.provider != "auto":
+        raise BackendError(
+            "providers belong to backend 'onnxruntime'",
+            got=f"provider {request.provider}",
+            todo="leave the provider out, or use backend onnxruntime",
+        )
+    if request.device != "auto" and parse_device(request.device)[0] != "cpu":
+        raise DeviceUnavailableError(
+            "backend 'openvino' runs on CPUs",
+            got=f"device {request.device}",
+            expected="auto or cpu",
+            todo="use backend onnxruntime or tensorrt for an NVIDIA GPU",
+        )
+    if request.precision == "fp16":
+        # Asked for f16, OpenVINO says bf16 and computes in it on CPUs without AMX-FP16.
+        raise BackendError(
+            "backend 'openvino' has no fp16 on CPUs, where OpenVINO may run it as bf16",
+            got="fp16",
+            expected="auto, fp32 or bf16",
+        )
+    if request.precision not in ("auto", *HINTS):
+        raise BackendError(
+            "unknown precision", got=repr(request.precision), expected="auto, fp32 or bf16"
+        )
+
+
+def _processor(ov: ModuleType) -> tuple[str, list[str]]:
+    """Return the CPU's name and what OpenVINO says it can compute in."""
+    core = ov.Core()
+    if "CPU" not in core.available_devices:
+        raise DeviceUnavailableError(
+            "this OpenVINO has no CPU plugin",
+            got=", ".join(core.available_devices) or "no device",
+            todo="install the package 'openvino' again",
+        )
+    name = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
+    return name, sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def _short(*words: str) -> str:
+    """Return a name for a processor: a folder may be shared by machines that differ."""
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]

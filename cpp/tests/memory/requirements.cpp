@@ -1,0 +1,5 @@
+#include "../helpers.hpp"
+
+const char* autosam_test::missing_requirement() {
+  return nullptr;
+}
