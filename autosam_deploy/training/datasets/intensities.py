@@ -74,7 +74,7 @@ def compare_ranges(ranges: Mapping[str, Range]) -> list[str]:
         notes.append(
             f"intensities ({_LOW}st to {_HIGH}th percentile) of {len(odd)} of {len(ranges)} "
             f"volumes are far from the {contrasts[typical]} of '{typical}': {shown}{more}; "
-            "slice-minmax scales every slice to 0..1, so a different gain does no harm, but "
+            "recipes that scale every slice by itself take out another gain, but "
             "another modality (CT among MRI) may"
         )
     return notes
