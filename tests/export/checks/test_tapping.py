@@ -20,7 +20,7 @@ from autosam_deploy.errors import (
     OutOfMemoryError,
     OutputError,
 )
-from autosam_deploy.export import tapping
+from autosam_deploy.export.checks import tapping
 from autosam_deploy.export.checks.tapping import OrtTaps, tapped_graph
 from autosam_deploy.runtime.backend import Request
 from autosam_deploy.runtime.engine import Engine
