@@ -147,7 +147,9 @@ class OrtBackend(Backend):
                 raise BackendError(
                     f"the bundle has no {request.precision} graph",
                     got=f"graphs in {', '.join(there) or 'no precision'}",
-                    todo=f"export again with --precision fp32,{request.precision}",
+                    todo="export again with --fp16"
+                    if request.precision == "fp16"
+                    else "bf16 is for backend openvino",
                 )
             slow = ", slower than fp32 on a CPU" if on_cpu and request.precision != "fp32" else ""
             return artefact, f"{request.precision} was asked for{slow}"

@@ -100,7 +100,7 @@ def test_low_precision_on_a_cpu_is_warned_of(
 
 
 def test_precision_that_is_not_there(toy_bundle: ToyBundle) -> None:
-    with pytest.raises(BackendError, match=r"no bf16 graph; got graphs in fp32, fp16; export"):
+    with pytest.raises(BackendError, match=r"no bf16 graph; got graphs in fp32, fp16; bf16 is for"):
         Engine.open(toy_bundle(precisions=("fp32", "fp16")), precision="bf16")
 
 
