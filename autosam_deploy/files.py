@@ -130,3 +130,18 @@ def write_json(path: Path, value: Any) -> None:
     """
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def private_folder(folder: Path) -> tuple[Path | None, str]:
+    """Make a folder for this user alone, for what will be run as code: engines, compiled models.
+
+    Returns:
+        The folder, or None and why there is none.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        return None, f"'{folder}': {error.strerror or error}"
+    if not os.access(folder, os.W_OK):
+        return None, f"'{folder}' is not writable"
+    return folder, ""

@@ -100,6 +100,10 @@ class ParityRecord(Strict):
     versions: dict[str, str]
     engines: Annotated[tuple[EngineRun, ...], Field(strict=False)] = ()
 
+    def comparison_of(self, precision: str) -> Comparison | None:
+        """Return what export found for a precision, None if it never judged one."""
+        return next((c for c in self.comparisons if c.precision == precision), None)
+
     def run_of(self, sha256: str) -> EngineRun | None:
         """Return the last run of an engine by its file's hash, None if it never ran."""
         return next((run for run in reversed(self.engines) if run.sha256 == sha256), None)

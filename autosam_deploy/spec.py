@@ -7,6 +7,7 @@ the ONNX graphs, the engine profiles, the manifest, the input checks and the C++
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -26,6 +27,9 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
+
+#: Token count times width: vit_b at 1024x1024 is beyond it, at 512x512 it is not.
+_BIG = 4096 * 512
 
 Pair = Annotated[tuple[int, int], Field(strict=False)]
 Triple = Annotated[tuple[float, float, float], Field(strict=False)]
@@ -76,6 +80,12 @@ class EncoderSpec(Strict):
     def window_of(self, block: int) -> int:
         """Return the window size of a block; 0 means attention over the whole grid."""
         return 0 if block in self.global_attn_indexes else self.window_size
+
+    @property
+    def is_big(self) -> bool:
+        """Whether a CPU takes many seconds a slice; judged by tokens times width."""
+        rows, columns = self.grid
+        return rows * columns * self.embed_dim > _BIG
 
     def resized(self, image_size: tuple[int, int]) -> EncoderSpec:
         """Return the same encoder for another input size (height, width) in pixels."""
@@ -148,6 +158,15 @@ class LinearHead(_HeadBase):
 HeadSpec = Annotated[AutosamHead | CnnHead | LinearHead, Field(discriminator="kind")]
 
 
+def plain_head(kind: HeadKind, num_classes: int) -> HeadSpec:
+    """Return a head as the reference shapes it, but without a ReLU on a linear head's logits."""
+    if kind == "autosam":
+        return AutosamHead(num_classes=num_classes)
+    if kind == "cnn":
+        return CnnHead(num_classes=num_classes)
+    return LinearHead(num_classes=num_classes, final_relu=False)
+
+
 class PreprocessSpec(Strict):
     """How a raw slice becomes the encoder's input; data in the artefact, executed in the graph.
 
@@ -193,6 +212,19 @@ class TensorSpec(Strict):
     def dynamic_axes(self) -> dict[int, str]:
         """Axis number -> symbol of every dimension that is not fixed."""
         return {axis: dim for axis, dim in enumerate(self.shape) if isinstance(dim, str)}
+
+    def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the shape with numbers for its symbols (see `slice_sizes`)."""
+        return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in self.shape)
+
+
+#: The input of every model.
+SLICES = TensorSpec(name="slices", dtype="float32", shape=("B", 1, "H", "W"))
+
+
+def slice_sizes(shape: tuple[int, ...]) -> dict[str, int]:
+    """Return what the symbols of tensors mean for slices of a shape (B, 1, H, W)."""
+    return {"B": shape[0], "H": shape[2], "W": shape[3]}
 
 
 class ClassSpec(Strict):
@@ -258,7 +290,7 @@ class ModelSpec(Strict):
     @property
     def input_tensor(self) -> TensorSpec:
         """The one input: raw slices, any intensity scale."""
-        return TensorSpec(name="slices", dtype="float32", shape=("B", 1, "H", "W"))
+        return SLICES
 
     @property
     def output_tensors(self) -> tuple[TensorSpec, ...]:

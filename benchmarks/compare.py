@@ -8,7 +8,6 @@ for that machine at that hour only.
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from autosam_deploy.benchmarks.harness.child import Child, ChildError
+from autosam_deploy.benchmarks.harness.child import Child, ChildError, export_plain_apart
 from autosam_deploy.benchmarks.harness.runners import ENGINE_LOADER, Loading
 from autosam_deploy.benchmarks.machine import machine_record
 from autosam_deploy.benchmarks.peers import PEERS
@@ -184,7 +183,10 @@ def compare_peers(
     np.save(slices, image.array[2 : 2 + shape[0], None].astype(np.float32))
     console.print("plain export of the segmenter ...")
     plain = folder / "plain.onnx"
-    _export_plain_apart(bundle.path, plain)
+    try:
+        export_plain_apart(bundle.path, plain, timeout=_TIMEOUT)
+    except ChildError as error:
+        raise PeerError("there is no plain export to compare with", got=str(error)) from error
     workers: list[_Peer] = []
     labels: dict[str, np.ndarray] = {}
     try:
@@ -225,19 +227,6 @@ def compare_peers(
         "machine": record,
         "peers": [_summary(worker, workers, labels) for worker in workers],
     }
-
-
-def _export_plain_apart(bundle: Path, target: Path) -> None:
-    """Export in another process, so that its memory is not counted here."""
-    done = subprocess.run(
-        [sys.executable, "-m", "autosam_deploy.benchmarks.peers", str(bundle), str(target)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:]
-        raise PeerError("the plain export failed", got=" ".join(last))
 
 
 def _summary(worker: _Peer, workers: list[_Peer], labels: dict[str, np.ndarray]) -> dict[str, Any]:

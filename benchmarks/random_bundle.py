@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autosam_deploy.bundle.manifest import Artefact, FileRef, GoldenCase, Manifest, Provenance
-from autosam_deploy.bundle.writer import BundleWriter, create_bundle
+from autosam_deploy.bundle.manifest import UNTRAINED_USE, Artefact, Manifest, Provenance
+from autosam_deploy.bundle.writer import create_bundle
 from autosam_deploy.files import write_json
 from autosam_deploy.parity import ParityRecord, compare, reference_of
 from autosam_deploy.spec import EncoderSpec, HeadSpec
 from autosam_deploy.volumes.phantom import make_phantom
 
-_USE = "Random weights: for latency and memory measurements only."
 _SIDE = 96
 Logits = NDArray[np.float32]
 
@@ -54,9 +53,9 @@ def write_random_bundle(
         weights = writer.folder / "weights.safetensors"
         write_segmenter(weights, assembled.segmenter.state_dict(), assembled.info())
         logits, exact = _logits(assembled.segmenter, slices, device)
-        golden = _write_golden(writer, slices, logits)
         versions = {name: version(name) for name in ("autosam-deploy", "torch")}
         labels = logits.argmax(axis=1).astype(np.uint8)
+        golden = writer.golden("case_0", slices=slices, labels=labels, logits=logits)
         comparison = compare(
             [{"labels": labels, "logits": logits}],
             [logits],
@@ -77,7 +76,7 @@ def write_random_bundle(
                 schema_version=1,
                 name=path.name.removesuffix(".autosam"),
                 trained=False,
-                intended_use=_USE,
+                intended_use=UNTRAINED_USE,
                 model=spec,
                 inputs=(spec.input_tensor,),
                 outputs=spec.output_tensors,
@@ -107,13 +106,3 @@ def _logits(segmenter: Any, slices: Logits, device: str) -> tuple[Logits, NDArra
         found = segmenter.to(device)(batch).cpu().numpy()
         exact = segmenter.double()(batch.double()).cpu().numpy()
     return found, exact
-
-
-def _write_golden(writer: BundleWriter, slices: Logits, logits: Logits) -> GoldenCase:
-    (writer.folder / "golden").mkdir()
-    refs: dict[str, FileRef] = {}
-    labels = logits.argmax(axis=1).astype(np.uint8)
-    for name, array in (("slices", slices), ("labels", labels), ("logits", logits)):
-        np.save(writer.folder / "golden" / f"case_0.{name}.npy", array)
-        refs[name] = writer.ref(f"golden/case_0.{name}.npy")
-    return GoldenCase(name="case_0", **refs)

@@ -17,6 +17,7 @@ from autosam_deploy.export.checks.command import verify_command
 from autosam_deploy.export.engines.command import (
     engine_command,
     engine_options,
+    refuse_lone_options,
     request_of,
     run_request,
 )
@@ -27,12 +28,9 @@ from autosam_deploy.extras import require
 from autosam_deploy.spec import (
     ENCODERS,
     HEAD_KINDS,
-    AutosamHead,
-    CnnHead,
     HeadKind,
-    HeadSpec,
-    LinearHead,
     OutputName,
+    plain_head,
 )
 
 _EXAMPLES = """
@@ -146,6 +144,7 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     not agree is not written: exit code 2.
     """
     if ctx.invoked_subcommand is None:
+        refuse_lone_options(ctx)
         _export(options)
 
 
@@ -177,6 +176,7 @@ def _export(options: dict[str, Any]) -> None:
     _image_size(options["image_size"])
     require("torch", extra="export", feature="exporting a bundle")
     require("segment_anything", extra="export", feature="exporting a bundle")
+    from autosam_deploy.export.engines.add import check_request
     from autosam_deploy.export.graph import check_opset
     from autosam_deploy.export.pipeline import Plan, export_bundle
     from autosam_deploy.export.samples import collect_samples
@@ -186,6 +186,8 @@ def _export(options: dict[str, Any]) -> None:
     if options["opset"] is not None:
         check_opset(options["opset"], options["lowering"])
     request = None if options["engine"] is None else request_of(options)
+    if request is not None:
+        check_request(request)
     plan = Plan(
         precisions=precisions,
         ladder=ladder,
@@ -206,23 +208,23 @@ def _export(options: dict[str, Any]) -> None:
     )
     samples = collect_samples(options["samples"], assembled.spec.encoder, assembled.spec.preprocess)
     result = export_bundle(assembled, samples, output, plan=plan, steps=steps)
-    if options["as_json"]:
-        echo_json(
-            {
-                "bundle": str(result.path),
-                "parity": json.loads(result.record.model_dump_json()),
-                "notes": result.notes,
-                "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
-            }
-        )
-    elif not options["quiet"]:
+    if not quiet:
         show_result(Console(), result)
+    found = {
+        "bundle": str(result.path),
+        "parity": json.loads(result.record.model_dump_json()),
+        "notes": result.notes,
+        "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+    }
     if request is not None:
-        run_request(output, request, quiet=quiet, as_json=False)
+        found["engines"] = run_request(output, request, quiet=quiet, as_json=False)
     if options["form"] == "triton":
         repository = output.parent / "model_repository"
         written = write_repository(Bundle.open(output, verify=False), repository)
+        found["triton"] = written.as_dict()
         console.print(f"wrote {written.model} version {written.version} for Triton")
+    if options["as_json"]:
+        echo_json(found)
 
 
 def _assemble(options: dict[str, Any]) -> tuple[Any, Path]:
@@ -271,15 +273,10 @@ def _untrained(options: dict[str, Any]) -> tuple[Any, Path]:
     kind, count = cast("HeadKind", options["head"]), options["num_classes"]
     if not 2 <= count <= 255:
         raise UsageError("--num-classes", got=str(count), expected="2..255")
-    heads: dict[str, HeadSpec] = {
-        "autosam": AutosamHead(num_classes=count),
-        "cnn": CnnHead(num_classes=count),
-        "linear": LinearHead(num_classes=count, final_relu=False),
-    }
     sam = options["sam_checkpoint"]
     assembled = untrained(
         encoder if size is None else encoder.resized(size),
-        heads[kind],
+        plain_head(kind, count),
         seed=options["seed"],
         sam=None if sam is None else read_checkpoint(sam),
         classes=_class_names(options["classes"]),

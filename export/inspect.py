@@ -9,9 +9,10 @@ from typing import Any
 from autosam_deploy.bundle.manifest import Artefact
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import UsageError
-from autosam_deploy.export.checks.record import read_record, state_of
+from autosam_deploy.export.checks.record import state_of
 from autosam_deploy.extras import require
 from autosam_deploy.parity import ParityRecord
+from autosam_deploy.runtime.selftest import read_parity
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
 
 def _bundle(path: Path) -> dict[str, Any]:
     bundle = Bundle.open(path, verify=False)
-    record = read_record(bundle)
+    record = read_parity(bundle)
     manifest = bundle.manifest
     model = manifest.model
     return {

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from autosam_deploy.bundle.manifest import (
+    UNTRAINED_USE,
     Artefact,
     FileRef,
     GoldenCase,
@@ -56,7 +56,6 @@ from autosam_deploy.runtime.engine import Engine
 LOW_PRECISION_LOWERING = "augmented"
 
 DEFAULT_USE = "Research use only. Not a medical device; outputs need review by a qualified reader."
-UNTRAINED_USE = "Random weights: for latency and memory measurements only."
 
 
 @dataclass(frozen=True)
@@ -277,21 +276,9 @@ def _typing(plan: PrecisionPlan) -> Typing:
 
 
 def _write_golden(writer: BundleWriter, truth: Truth) -> tuple[GoldenCase, ...]:
-    folder = writer.folder / "golden"
-    folder.mkdir()
-
-    def save(name: str, array: Array) -> FileRef:
-        np.save(folder / f"{name}.npy", array)
-        return writer.ref(f"golden/{name}.npy")
-
     samples = truth.samples
     return tuple(
-        GoldenCase(
-            name=name,
-            slices=save(f"{name}.slices", slices),
-            labels=save(f"{name}.labels", labels),
-            logits=save(f"{name}.logits", logits),
-        )
+        writer.golden(name, slices=slices, labels=labels, logits=logits)
         for name, slices, labels, logits in zip(
             samples.names, samples.batches, truth.labels, truth.logits, strict=True
         )

@@ -16,9 +16,6 @@ from autosam_deploy.volumes.read import read_volume
 from autosam_deploy.volumes.slices import resolve_axis, slices_along
 from autosam_deploy.volumes.volume import Volume
 
-#: Encoders beyond this take many seconds a slice on a CPU and get one slice of each kind.
-BIG_ENCODER_TOKENS_TIMES_WIDTH = 4096 * 512
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -31,12 +28,6 @@ class Samples:
     def names(self) -> tuple[str, ...]:
         """One short name a batch."""
         return tuple(f"case_{index}" for index in range(len(self.batches)))
-
-
-def is_big(encoder: EncoderSpec) -> bool:
-    """Tell whether an encoder is too slow on a CPU for more than one slice of each kind."""
-    rows, columns = encoder.grid
-    return rows * columns * encoder.embed_dim > BIG_ENCODER_TOKENS_TIMES_WIDTH
 
 
 def collect_samples(
@@ -65,7 +56,7 @@ def collect_samples(
         volumes = [make_phantom(900 + n, shape=shape)[0] for n, shape in enumerate(shapes)]
         origin = "phantom slices (no --samples were given)"
     stacks = [_central(volume, preprocess, 3) for volume in volumes]
-    if is_big(encoder):
+    if encoder.is_big:
         return Samples((stacks[0][:1],), origin)
     counts = (3, 1, 2)
     batches = [stacks[n % len(stacks)][:count].copy() for n, count in enumerate(counts)]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autosam_deploy.export.samples import Samples, is_big
+from autosam_deploy.export.samples import Samples
 from autosam_deploy.fused.precision import DTYPES, PrecisionPlan
 from autosam_deploy.fused.rounding import run_rounded, run_typed
 from autosam_deploy.fused.segmenter import FusedSegmenter
@@ -42,7 +42,7 @@ def compute_truth(segmenter: Segmenter, samples: Samples) -> Truth:
 
 def float32_reference(segmenter: Segmenter, truth: Truth) -> Reference:
     """Measure float32 against float64; the first slice alone for big encoders."""
-    count = 1 if is_big(segmenter.spec.encoder) else len(truth.logits)
+    count = 1 if segmenter.spec.encoder.is_big else len(truth.logits)
     exact = []
     double = copy.deepcopy(segmenter).double()
     with torch.no_grad():

@@ -16,6 +16,9 @@ MANIFEST = "manifest.json"
 Precision = Literal["fp32", "fp16", "bf16"]
 Kind = Literal["onnx", "weights", "engine"]
 
+#: `intended_use` of weights that were never trained.
+UNTRAINED_USE = "Random weights: for latency and memory measurements only."
+
 #: Parts of ASCII letters, digits, `_`, `-` and inner dots. Names outside it change from one file
 #: system to the next (case folding, Unicode forms, trailing dots), and hosts in other languages
 #: can check the same expression.
@@ -108,6 +111,16 @@ class EngineInfo(Strict):
         if self.key != self.engine_key():
             raise ValueError("the key contradicts what it was made of")
         return self
+
+    @classmethod
+    def made_of(cls, **fields: Any) -> Self:
+        """Return a record with the key that belongs to its other fields.
+
+        Raises:
+            ValidationError: a field is missing or not valid.
+        """
+        draft = cls.model_construct(**fields, key="")
+        return cls(**{**fields, "key": draft.engine_key()})
 
     def engine_key(self) -> str:
         """Return the hash of everything that decides what the engine is."""

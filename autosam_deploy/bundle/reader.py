@@ -109,10 +109,18 @@ class Bundle:
                 expected=str(ref.bytes),
                 todo="copy or export the bundle again",
             )
-        if not verify:
-            return
+        if verify:
+            self.verify(ref)
+
+    def verify(self, ref: FileRef) -> None:
+        """Hash one member.
+
+        Raises:
+            BundleError: it cannot be read, or is not what the manifest binds.
+        """
+        what = f"bundle member '{ref.path}' of '{self.path}'"
         try:
-            digest = sha256_file(path)
+            digest = sha256_file(self.file(ref))
         except OSError as error:
             raise BundleError(f"{what} cannot be read", got=str(error)) from error
         if digest != ref.sha256:

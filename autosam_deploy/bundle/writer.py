@@ -6,12 +6,22 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from autosam_deploy.bundle.manifest import MANIFEST, FileRef, Manifest, check_member_path
+import numpy as np
+from numpy.typing import NDArray
+
+from autosam_deploy.bundle.manifest import (
+    MANIFEST,
+    FileRef,
+    GoldenCase,
+    Manifest,
+    check_member_path,
+)
 from autosam_deploy.bundle.members import list_members
 from autosam_deploy.bundle.reader import Bundle, read_manifest
 from autosam_deploy.errors import BundleError, OutputError
-from autosam_deploy.files import atomic_folder, sha256_file, write_json
+from autosam_deploy.files import atomic_file, atomic_folder, sha256_file, write_json
 
 
 class BundleWriter:
@@ -35,6 +45,28 @@ class BundleWriter:
         if not member.is_file():
             raise BundleError(f"bundle member '{path}' was not written")
         return FileRef(path=path, sha256=sha256_file(member), bytes=member.stat().st_size)
+
+    def golden(
+        self,
+        name: str,
+        *,
+        slices: NDArray[np.float32],
+        labels: NDArray[np.uint8],
+        logits: NDArray[np.float32],
+    ) -> GoldenCase:
+        """Write a golden case: slices (B, 1, H, W), labels (B, H, W), logits (B, K, H, W)."""
+        (self.folder / "golden").mkdir(exist_ok=True)
+
+        def save(kind: str, array: NDArray[Any]) -> FileRef:
+            np.save(self.folder / "golden" / f"{name}.{kind}.npy", array)
+            return self.ref(f"golden/{name}.{kind}.npy")
+
+        return GoldenCase(
+            name=name,
+            slices=save("slices", slices),
+            labels=save("labels", labels),
+            logits=save("logits", logits),
+        )
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest and check the bundle as a reader would.
@@ -72,6 +104,36 @@ def create_bundle(path: Path) -> Iterator[BundleWriter]:
         yield writer
         if not writer.finished:
             raise BundleError("the bundle was left without a manifest")
+
+
+def add_member(bundle: Bundle, path: str, content: bytes) -> FileRef:
+    """Write a file into a bundle; it is a member once `amend_bundle` has named it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    target = bundle.path / check_member_path(path)
+    with atomic_file(target) as temporary:
+        temporary.write_bytes(content)
+    return FileRef(path=path, sha256=sha256_file(target), bytes=len(content))
+
+
+def amend_bundle(bundle: Bundle, manifest: Manifest) -> Bundle:
+    """Put a manifest in the place of a bundle's own, then remove what it does not name any more.
+
+    New members lie there already, under names that no old one has, so a stop at any moment leaves
+    a sound bundle.
+
+    Raises:
+        BundleError: the manifest names what is not there.
+        OutputError: it cannot be written.
+    """
+    write_json(bundle.path / MANIFEST, manifest.model_dump(mode="json", exclude_none=True))
+    named = {ref.path for ref in manifest.files()}
+    for ref in bundle.manifest.files():
+        if ref.path not in named:
+            bundle.file(ref).unlink(missing_ok=True)
+    return Bundle.open(bundle.path, verify=False)
 
 
 def _is_bundle(path: Path) -> bool:

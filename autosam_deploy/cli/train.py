@@ -14,6 +14,7 @@ import click
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
 from autosam_deploy.errors import CheckpointError, OutputError, UsageError
 from autosam_deploy.extras import require
+from autosam_deploy.sizes import parse_bytes
 from autosam_deploy.spec import ENCODERS, HEAD_KINDS, PreprocessSpec, parse_spec
 
 if TYPE_CHECKING:
@@ -237,7 +238,6 @@ def _read_data(options: dict[str, Any], screen: Screen) -> _Data:
 
 def _request(options: dict[str, Any], screen: Screen) -> TrainRequest:
     """Put the options together as the library takes them; the data will name the classes."""
-    from autosam_deploy.training.embedding.cache import parse_bytes
     from autosam_deploy.training.fitting.recipe import FitConfig
     from autosam_deploy.training.run import TrainRequest
 

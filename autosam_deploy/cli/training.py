@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autosam_deploy.errors import OutputError
-from autosam_deploy.training.embedding.cache import show_bytes
+from autosam_deploy.sizes import show_bytes
 from autosam_deploy.training.watch import Watch
 
 if TYPE_CHECKING:

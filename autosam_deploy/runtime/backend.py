@@ -17,6 +17,7 @@ from autosam_deploy.errors import (
     DeviceUnavailableError,
     OutOfMemoryError,
 )
+from autosam_deploy.spec import slice_sizes
 
 #: Neither ONNX Runtime nor torch on the CPU has an error class for a full memory; these are the
 #: words of their allocators, of the C++ library, CUDA, cuBLAS and cuDNN.
@@ -45,6 +46,20 @@ class Request:
     precision: Precision | Literal["auto"] = "auto"
     threads: int | None = None
     provider: ProviderName = "auto"
+
+
+def refuse_provider(request: Request) -> None:
+    """Refuse a provider on behalf of a backend that has none.
+
+    Raises:
+        BackendError: one was asked for.
+    """
+    if request.provider != "auto":
+        raise BackendError(
+            "providers belong to backend 'onnxruntime'",
+            got=f"provider {request.provider}",
+            todo="leave the provider out, or use backend onnxruntime",
+        )
 
 
 @dataclass(frozen=True)
@@ -164,11 +179,11 @@ class Backend(ABC):
         self, outputs: Outputs, names: tuple[str, ...], shape: tuple[int, ...]
     ) -> None:
         """A runtime that returns something else than the contract is not trusted further."""
-        sizes: dict[str, int] = {"B": shape[0], "H": shape[2], "W": shape[3]}
+        sizes = slice_sizes(shape)
         for tensor in self.model.output_tensors:
             if tensor.name not in names:
                 continue
-            wanted = tuple(sizes[d] if isinstance(d, str) else d for d in tensor.shape)
+            wanted = tensor.sized(sizes)
             found = outputs[tensor.name]
             if found.shape != wanted or str(found.dtype) != tensor.dtype:
                 raise BackendError(

@@ -17,7 +17,6 @@ from autosam_deploy.runtime.backend import (
     BackendInfo,
     Outputs,
     Request,
-    memory_error,
     parse_device,
 )
 from autosam_deploy.runtime.nvidia.engine_cache import OrtOptions, build_hints
@@ -28,6 +27,7 @@ from autosam_deploy.runtime.providers import (
     import_onnxruntime,
     open_session,
     placement,
+    run_session,
     work_on_cpu,
 )
 
@@ -167,14 +167,7 @@ class OrtBackend(Backend):
         raise BackendError("the bundle has no ONNX graph", todo="export again")
 
     def _run(self, slices: NDArray[np.float32], names: tuple[str, ...]) -> Outputs:
-        try:
-            results = self.session.run(list(names), {"slices": slices})
-        except Exception as error:
-            # ONNX Runtime's exceptions share no base class of their own.
-            if full := memory_error(slices, error):
-                raise full from error
-            raise BackendError("ONNX Runtime failed", got=str(error)) from error
-        return dict(zip(names, results, strict=True))
+        return run_session(self.session, slices, names)
 
     def _close(self) -> None:
         del self.session

@@ -17,6 +17,7 @@ from autosam_deploy.bundle.manifest import Artefact, Precision
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.cores import usable_cores
 from autosam_deploy.errors import BackendError, DeviceUnavailableError, OutOfMemoryError
+from autosam_deploy.files import private_folder
 from autosam_deploy.runtime.backend import (
     Backend,
     BackendInfo,
@@ -24,12 +25,12 @@ from autosam_deploy.runtime.backend import (
     Request,
     memory_error,
     parse_device,
+    refuse_provider,
 )
 from autosam_deploy.runtime.ov_model import (
     HINTS,
     Chain,
     Settings,
-    cache_folder,
     import_openvino,
     read_graph,
 )
@@ -141,7 +142,7 @@ class OvBackend(Backend):
         if self.options.cache is None:
             return None, ()
         name = f"{artefact.file.sha256[:16]}-openvino-{key}"
-        folder, problem = cache_folder(self.options.cache, name)
+        folder, problem = private_folder(self.options.cache / name)
         return folder, () if folder else (f"no cache of compiled models ({problem})",)
 
     def _check_signature(self, model: Any) -> None:
@@ -198,12 +199,7 @@ class OvBackend(Backend):
 
 
 def _check_request(request: Request) -> None:
-    if request.provider != "auto":
-        raise BackendError(
-            "providers belong to backend 'onnxruntime'",
-            got=f"provider {request.provider}",
-            todo="leave the provider out, or use backend onnxruntime",
-        )
+    refuse_provider(request)
     if request.device != "auto" and parse_device(request.device)[0] != "cpu":
         raise DeviceUnavailableError(
             "backend 'openvino' runs on CPUs",

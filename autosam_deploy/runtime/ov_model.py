@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,22 +246,6 @@ def _from_cache(compiled: Any) -> bool:
     with contextlib.suppress(RuntimeError):
         return bool(compiled.get_property("LOADED_FROM_CACHE"))
     return False
-
-
-def cache_folder(cache: Path, name: str) -> tuple[Path | None, str]:
-    """Make the folder of one graph, for this user alone, since it holds what will be run.
-
-    Returns:
-        The folder, or None and why there is none.
-    """
-    folder = cache / name
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        return None, f"'{folder}': {error.strerror or error}"
-    if not os.access(folder, os.W_OK):
-        return None, f"'{folder}' is not writable"
-    return folder, ""
 
 
 def _reason(error: Exception) -> str:

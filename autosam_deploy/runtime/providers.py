@@ -10,7 +10,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from autosam_deploy.errors import BackendError, BackendUnavailableError, DeviceUnavailableError
+from autosam_deploy.runtime.backend import Outputs, memory_error
 from autosam_deploy.runtime.nvidia.cudart import probe_driver
 from autosam_deploy.runtime.nvidia.plugin import RTX, rtx_device
 
@@ -135,6 +139,23 @@ def open_session(
             todo="use another --precision, or ask for --device cpu",
         )
     return session
+
+
+def run_session(session: Any, slices: NDArray[np.float32], names: tuple[str, ...]) -> Outputs:
+    """Compute named outputs of slices (B, 1, H, W).
+
+    Raises:
+        OutOfMemoryError: the batch does not fit.
+        BackendError: ONNX Runtime failed.
+    """
+    try:
+        results = session.run(list(names), {"slices": slices})
+    except Exception as error:
+        # ONNX Runtime's exceptions share no base class of their own.
+        if full := memory_error(slices, error):
+            raise full from error
+        raise BackendError("ONNX Runtime failed", got=str(error)) from error
+    return dict(zip(names, results, strict=True))
 
 
 def placement(session: Any) -> dict[str, int]:

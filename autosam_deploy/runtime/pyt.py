@@ -22,6 +22,7 @@ from autosam_deploy.runtime.backend import (
     Request,
     memory_error,
     parse_device,
+    refuse_provider,
 )
 
 if TYPE_CHECKING:
@@ -47,12 +48,7 @@ class TorchBackend(Backend):
             raise BackendError(
                 "backend 'torch' is the float32 reference", got=request.precision, expected="fp32"
             )
-        if request.provider != "auto":
-            raise BackendError(
-                "providers belong to backend 'onnxruntime'",
-                got=f"provider {request.provider}",
-                todo="leave the provider out, or use backend onnxruntime",
-            )
+        refuse_provider(request)
         device, why = self._choose_device(request)
         threads = request.threads or usable_cores()
         if device == "cpu":

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from autosam_deploy.bundle.manifest import FileRef, GoldenCase
 from autosam_deploy.bundle.reader import Bundle
-from autosam_deploy.errors import BundleError
+from autosam_deploy.errors import BundleError, SpecError
+from autosam_deploy.parity import ParityRecord
 from autosam_deploy.runtime.engine import Engine
+from autosam_deploy.spec import parse_spec
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,19 @@ def read_golden(bundle: Bundle, case: GoldenCase) -> GoldenArrays:
     if logits.shape != wanted:
         raise _wrong(case.logits, logits, str(wanted))
     return GoldenArrays(slices, labels, logits)
+
+
+def read_parity(bundle: Bundle) -> ParityRecord:
+    """Return what export, and engines on their GPUs, were compared with.
+
+    Raises:
+        BundleError: the file is no parity record.
+    """
+    path = bundle.file(bundle.manifest.parity)
+    try:
+        return parse_spec(ParityRecord, path.read_bytes(), what=f"'{path}'")
+    except (SpecError, OSError) as error:
+        raise BundleError(str(error), todo="export the bundle again") from error
 
 
 def run_golden(engine: Engine) -> list[GoldenResult]:

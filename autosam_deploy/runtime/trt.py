@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import BackendError, DeviceUnavailableError, OutOfMemoryError
-from autosam_deploy.runtime.backend import Backend, BackendInfo, Outputs, Request, parse_device
+from autosam_deploy.runtime.backend import (
+    Backend,
+    BackendInfo,
+    Outputs,
+    Request,
+    parse_device,
+    refuse_provider,
+)
 from autosam_deploy.runtime.nvidia.choice import Choice, choose_engine
 from autosam_deploy.runtime.nvidia.contexts import Contexts
 from autosam_deploy.runtime.nvidia.cudart import Cuda, open_device
@@ -147,12 +154,7 @@ def _device_index(request: Request) -> int:
 
 
 def _check_options(options: TrtOptions, request: Request) -> None:
-    if request.provider != "auto":
-        raise BackendError(
-            "providers belong to backend 'onnxruntime'",
-            got=f"provider {request.provider}",
-            todo="leave the provider out, or use backend onnxruntime",
-        )
+    refuse_provider(request)
     if options.contexts < 1:
         raise BackendError("contexts", got=str(options.contexts), expected="1 or more")
     if options.stream is not None and options.contexts != 1:

@@ -21,6 +21,7 @@ from autosam_deploy.benchmarks.efficiency.plan import (
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
 from autosam_deploy.errors import UsageError
 from autosam_deploy.extras import require
+from autosam_deploy.sizes import parse_bytes
 from autosam_deploy.spec import ENCODERS, PreprocessSpec
 
 if TYPE_CHECKING:
@@ -168,7 +169,6 @@ def _methods(text: str) -> tuple[Method, ...]:
 def _setting(options: dict[str, Any]) -> Setting:
     from autosam_deploy.benchmarks.efficiency.study import Setting
     from autosam_deploy.training.device import choose_device
-    from autosam_deploy.training.embedding.cache import parse_bytes
     from autosam_deploy.training.embedding.prepare import Caching
 
     out: Path = options["out"]

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from autosam_deploy.benchmarks.efficiency.plan import Cell, count_of
 from autosam_deploy.benchmarks.efficiency.study import StudyWatch
-from autosam_deploy.training.embedding.cache import show_bytes
+from autosam_deploy.sizes import show_bytes
 
 if TYPE_CHECKING:
     from autosam_deploy.benchmarks.baselines.contrastive import PretrainEpoch

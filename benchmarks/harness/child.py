@@ -135,6 +135,29 @@ class Child:
                 return
 
 
+def export_plain_apart(bundle: Path, target: Path, *, timeout: float) -> None:
+    """Write a plain export of a bundle's segmenter in a process that ends with it.
+
+    Exporting takes more memory than running, and would be counted as whose does it.
+
+    Raises:
+        ChildError: it failed, or did not end in time.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "autosam_deploy.benchmarks.peers", str(bundle), str(target)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired:
+        raise ChildError("the plain export did not end in time") from None
+    if done.returncode or not target.is_file():
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise ChildError(f"the plain export failed: {last[0][:300]}")
+
+
 def open_channel() -> Any:
     """Return what a child answers on: its stdout, which nothing else can write to any more.
 

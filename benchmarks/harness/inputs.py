@@ -23,8 +23,6 @@ Slices = NDArray[np.float32]
 Labels = NDArray[np.uint8]
 
 GOLDEN, NOISE, VOLUMES, TIMED = "golden", "noise", "volumes", "timed"
-#: Token count times width beyond which a CPU takes many seconds a slice: one slice of each kind.
-_BIG = 4096 * 512
 _MOST_VOLUMES = 3
 _ROTATING = 4
 
@@ -51,12 +49,6 @@ class InputSet:
         return files
 
 
-def is_big(encoder: EncoderSpec) -> bool:
-    """Tell whether an encoder takes many seconds a slice on a CPU."""
-    rows, columns = encoder.grid
-    return rows * columns * encoder.embed_dim > _BIG
-
-
 def golden_set(bundle: Bundle) -> tuple[InputSet, tuple[GoldenArrays, ...]]:
     """Return the bundle's golden slices, and all of its golden arrays.
 
@@ -70,7 +62,7 @@ def golden_set(bundle: Bundle) -> tuple[InputSet, tuple[GoldenArrays, ...]]:
 def noise_set(encoder: EncoderSpec, *, seed: int) -> InputSet:
     """Return seeded noise: what no image is like, and whatever is only right on images fails on."""
     random = np.random.default_rng(seed)
-    shapes = ((1, 1, 61, 47),) if is_big(encoder) else ((2, 1, 64, 80), (1, 1, 61, 47))
+    shapes = ((1, 1, 61, 47),) if encoder.is_big else ((2, 1, 64, 80), (1, 1, 61, 47))
     batches = tuple(random.integers(-1000, 3000, shape).astype(np.float32) for shape in shapes)
     return InputSet(NOISE, batches)
 
@@ -94,7 +86,7 @@ def volume_set(
     drawn = {case.name: case.path for case in find_cases(labels)} if labels else {}
     if labels is not None and len(cases) == 1 and len(drawn) == 1:
         drawn = dict.fromkeys((cases[0].name,), next(iter(drawn.values())))
-    wanted = count or (1 if is_big(model.encoder) else 3)
+    wanted = count or (1 if model.encoder.is_big else 3)
     batches, truths = [], []
     for case in cases:
         volume = read_volume(case.path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from autosam_deploy.benchmarks.harness.baseline import (
     compare_reports,
     read_report,
 )
-from autosam_deploy.benchmarks.harness.child import Child, ChildError
+from autosam_deploy.benchmarks.harness.child import Child, ChildError, export_plain_apart
 from autosam_deploy.benchmarks.harness.environment import Heat, describe_machine
 from autosam_deploy.benchmarks.harness.flops import model_flops
 from autosam_deploy.benchmarks.harness.journal import Header, Journal
@@ -298,20 +296,9 @@ class PlainExport:
     def _export(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / "plain.onnx"
-        module = "autosam_deploy.benchmarks.peers"
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", module, str(self.bundle), str(target)],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=self.benchmark.options.timeout_s,
-            )
-        except subprocess.TimeoutExpired:
-            self._error = "the plain export did not end in time"
-            raise ChildError(self._error) from None
-        if done.returncode or not target.is_file():
-            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-            self._error = f"the plain export failed: {last[0][:300]}"
-            raise ChildError(self._error)
+            export_plain_apart(self.bundle, target, timeout=self.benchmark.options.timeout_s)
+        except ChildError as error:
+            self._error = str(error)
+            raise
         return target

@@ -22,10 +22,9 @@ from autosam_deploy.benchmarks.harness.judge import Standard
 from autosam_deploy.benchmarks.harness.plan import Options
 from autosam_deploy.benchmarks.harness.truth import logits_file
 from autosam_deploy.bundle.reader import Bundle
-from autosam_deploy.errors import BundleError, SpecError
-from autosam_deploy.parity import Array, ParityRecord, Reference, gate_of
-from autosam_deploy.runtime.selftest import GoldenArrays
-from autosam_deploy.spec import parse_spec
+from autosam_deploy.errors import BundleError
+from autosam_deploy.parity import Array, Reference, gate_of
+from autosam_deploy.runtime.selftest import GoldenArrays, read_parity
 
 _TRUTH = "autosam_deploy.benchmarks.harness.truth"
 #: What a bundle without weights leaves to compare with.
@@ -55,7 +54,7 @@ class Standards:
             UsageError: labels do not belong to the volumes or the classes.
         """
         golden, self._golden = golden_set(self.bundle)
-        self._record = read_record(self.bundle)
+        self._record = read_parity(self.bundle)
         self._references: dict[str, dict[str, Reference | None]] = {}
         self.problems += golden_problems(self._golden)
         self.sets = [golden]
@@ -101,7 +100,7 @@ class Standards:
         What export measured on the golden slices is not measured again, and peers, which are not
         judged, need no reference of their own.
         """
-        known = {TIMED} if recorded_reference(self._record, precision) is None else {TIMED, GOLDEN}
+        known = {TIMED} if self._record.comparison_of(precision) is None else {TIMED, GOLDEN}
         files = {n: f for n, f in self.files.items() if precision == "fp32" or n != TIMED}
         job = {
             "bundle": str(self.bundle.path),
@@ -156,7 +155,8 @@ class Standards:
 
     def _reference(self, name: str, precision: str) -> Reference:
         """Return the error of plain PyTorch: measured in this run, else as export recorded it."""
-        recorded = recorded_reference(self._record, precision)
+        judged = self._record.comparison_of(precision)
+        recorded = None if judged is None else judged.reference
         if name in (GOLDEN, TIMED) and recorded is not None:
             return recorded
         found = self._references.get(precision, {}).get(name)
@@ -199,27 +199,6 @@ def golden_problems(golden: tuple[GoldenArrays, ...]) -> list[str]:
                 f"{wrong} of {one.labels.size} pixels"
             )
     return found
-
-
-def read_record(bundle: Bundle) -> ParityRecord:
-    """Return what export compared.
-
-    Raises:
-        BundleError: the file is no parity record.
-    """
-    path = bundle.file(bundle.manifest.parity)
-    try:
-        return parse_spec(ParityRecord, path.read_bytes(), what=f"'{path}'")
-    except (SpecError, OSError) as error:
-        raise BundleError(str(error), todo="export the bundle again") from error
-
-
-def recorded_reference(record: ParityRecord, precision: str) -> Reference | None:
-    """Return the reference that export measured for a precision."""
-    for comparison in record.comparisons:
-        if comparison.precision == precision:
-            return comparison.reference
-    return None
 
 
 def sets_for(standards: Standards, *, judged: bool) -> list[InputSet]:

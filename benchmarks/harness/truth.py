@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autosam_deploy.benchmarks.harness.child import open_channel, say
-from autosam_deploy.benchmarks.harness.inputs import is_big
 from autosam_deploy.benchmarks.harness.worker import describe
 from autosam_deploy.errors import ParityError
 from autosam_deploy.parity import reference_of
@@ -74,7 +73,7 @@ def _float32(
         if not measure:
             return None
         count = len(slices)
-        if is_big(segmenter.spec.encoder):
+        if segmenter.spec.encoder.is_big:
             slices, found, count = [slices[0][:1]], [found[0][:1]], 1
         double = copy.deepcopy(segmenter).double()
         exact = [_logits(double, batch.astype(np.float64)) for batch in slices[:count]]

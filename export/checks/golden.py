@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 from autosam_deploy.bundle.manifest import Precision
 from autosam_deploy.bundle.reader import Bundle
-from autosam_deploy.export.checks.record import read_record, record_run
-from autosam_deploy.parity import Comparison, ParityRecord
+from autosam_deploy.export.checks.record import judged_by, record_run
 from autosam_deploy.runtime.backend import BackendInfo
 from autosam_deploy.runtime.engine import Engine
-from autosam_deploy.runtime.selftest import GoldenResult, run_golden
+from autosam_deploy.runtime.selftest import GoldenResult, read_parity, run_golden
 
 
 @dataclass(frozen=True)
@@ -77,20 +76,15 @@ def verify_bundle(
         record: write what an engine gave into the bundle's parity record.
 
     Raises:
-        ExportError: `record`, and no engine ran.
+        ExportError: export never judged the precision, or `record`, and no engine ran.
         BundleError: the bundle is not sound.
         BackendError: the backend, device or precision is not there.
     """
     bundle = Bundle.open(path, verify=True)
-    known = read_record(bundle)
+    known = read_parity(bundle)
     with Engine.open(bundle, backend=backend, device=device, precision=precision) as engine:
+        gate = judged_by(known, engine.info.precision).gate
         results = tuple(run_golden(engine))
         if record:
             record_run(engine)
-        return Verification(engine.info, _gate(known, engine.info.precision), results)
-
-
-def _gate(record: ParityRecord, precision: Precision) -> float:
-    """Return the gate that export held the precision to; fp32's own for backends without graph."""
-    found: list[Comparison] = [c for c in record.comparisons if c.precision == precision]
-    return (found or list(record.comparisons))[0].gate
+        return Verification(engine.info, gate, results)

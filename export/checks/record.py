@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
-from autosam_deploy.bundle.manifest import MANIFEST, Artefact, FileRef
+from autosam_deploy.bundle.manifest import Artefact
 from autosam_deploy.bundle.reader import Bundle
+from autosam_deploy.bundle.writer import add_member, amend_bundle
 from autosam_deploy.errors import ExportError
-from autosam_deploy.files import sha256_file, write_json
-from autosam_deploy.parity import EngineRun, ParityRecord, compare
+from autosam_deploy.parity import Comparison, EngineRun, ParityRecord, compare
 from autosam_deploy.runtime.engine import Engine
-from autosam_deploy.runtime.selftest import read_golden
-
-
-def read_record(bundle: Bundle) -> ParityRecord:
-    """Return the bundle's parity record."""
-    text = bundle.file(bundle.manifest.parity).read_text("utf-8")
-    return ParityRecord.model_validate_json(text)
+from autosam_deploy.runtime.selftest import read_golden, read_parity
 
 
 def state_of(record: ParityRecord, artefact: Artefact) -> str:
@@ -26,6 +21,22 @@ def state_of(record: ParityRecord, artefact: Artefact) -> str:
         return "built, not run"
     verdict = "passed" if run.comparison.passed else ", ".join(run.comparison.failures)
     return f"ran on {run.device}: {verdict}"
+
+
+def judged_by(record: ParityRecord, precision: str) -> Comparison:
+    """Return the comparison that export judged a precision by.
+
+    Raises:
+        ExportError: export never judged it.
+    """
+    found = record.comparison_of(precision)
+    if found is None:
+        raise ExportError(
+            f"the bundle's record has no gate for {precision}",
+            got=f"gates for {', '.join(c.precision for c in record.comparisons)}",
+            todo="measure it with autosam-bench, or choose another --precision",
+        )
+    return found
 
 
 def record_run(engine: Engine) -> EngineRun:
@@ -46,20 +57,15 @@ def record_run(engine: Engine) -> EngineRun:
             got=f"{info.backend} with '{info.artefact}'",
             todo="use --backend tensorrt",
         )
-    record = read_record(bundle)
-    known = [c for c in record.comparisons if c.precision == info.precision]
-    if not known:
-        raise ExportError(
-            f"export measured no error of {info.precision} to judge the engine by",
-            todo="export the bundle again in this precision",
-        )
+    record = read_parity(bundle)
+    known = judged_by(record, info.precision)
     golden = [read_golden(bundle, case) for case in bundle.manifest.golden]
     comparison = compare(
         [engine.outputs(case.slices) for case in golden],
         [case.logits for case in golden],
         artefact=artefact.file.path,
         precision=info.precision,
-        reference=known[0].reference,
+        reference=known.reference,
         names=bundle.manifest.model.outputs,
     )
     run = EngineRun(
@@ -75,15 +81,10 @@ def record_run(engine: Engine) -> EngineRun:
 
 
 def _replace(bundle: Bundle, record: ParityRecord) -> None:
-    old = bundle.manifest.parity
-    count = len(record.engines)
-    name = f"parity-{count}.json"
-    while name == old.path or (bundle.path / name).exists():
-        count += 1
-        name = f"parity-{count}.json"
-    path = bundle.path / name
-    write_json(path, record.model_dump(mode="json"))
-    ref = FileRef(path=name, sha256=sha256_file(path), bytes=path.stat().st_size)
-    manifest = bundle.manifest.model_copy(update={"parity": ref})
-    write_json(bundle.path / MANIFEST, manifest.model_dump(mode="json", exclude_none=True))
-    bundle.file(old).unlink(missing_ok=True)
+    """Put a record in the place of the bundle's, under a name that is free."""
+    number = len(record.engines)
+    while (bundle.path / f"parity-{number}.json").exists():
+        number += 1
+    content = json.dumps(record.model_dump(mode="json"), indent=2).encode()
+    ref = add_member(bundle, f"parity-{number}.json", content)
+    amend_bundle(bundle, bundle.manifest.model_copy(update={"parity": ref}))

@@ -24,9 +24,14 @@ from autosam_deploy.bundle.manifest import Artefact
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import BackendError, BundleError, ExportError, OutputError
 from autosam_deploy.extras import require
-from autosam_deploy.runtime.backend import BackendInfo, Request, memory_error, parse_device
+from autosam_deploy.runtime.backend import BackendInfo, Request, parse_device
 from autosam_deploy.runtime.ort import OrtBackend
-from autosam_deploy.runtime.providers import PROVIDERS, import_onnxruntime, open_session
+from autosam_deploy.runtime.providers import (
+    PROVIDERS,
+    import_onnxruntime,
+    open_session,
+    run_session,
+)
 
 #: The boundary whose value is a graph's output, and that output's name.
 _OUTPUT, _LOGITS = "output", "logits"
@@ -210,14 +215,7 @@ class OrtTaps(TapRunner):
     def _run(
         self, slices: NDArray[np.float32], names: tuple[str, ...]
     ) -> Mapping[str, NDArray[Any]]:
-        try:
-            results = self._session.run(list(names), {"slices": slices})
-        except Exception as error:
-            # ONNX Runtime's exceptions share no base class of their own.
-            if full := memory_error(slices, error):
-                raise full from error
-            raise BackendError("ONNX Runtime failed", got=str(error)) from error
-        return dict(zip(names, results, strict=True))
+        return run_session(self._session, slices, names)
 
     def _close(self) -> None:
         del self._session

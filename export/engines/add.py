@@ -9,8 +9,9 @@ from typing import Any
 
 from rich.progress import Progress
 
-from autosam_deploy.bundle.manifest import MANIFEST, Artefact, FileRef, Manifest
+from autosam_deploy.bundle.manifest import Artefact, Manifest
 from autosam_deploy.bundle.reader import Bundle
+from autosam_deploy.bundle.writer import add_member, amend_bundle
 from autosam_deploy.errors import ExportError
 from autosam_deploy.export.engines.build import BuiltEngine, build_engine
 from autosam_deploy.export.engines.request import (
@@ -19,7 +20,6 @@ from autosam_deploy.export.engines.request import (
     make_profile,
     resolve_capabilities,
 )
-from autosam_deploy.files import atomic_file, sha256_file, write_json
 from autosam_deploy.runtime.nvidia.cudart import open_device, probe_driver
 from autosam_deploy.runtime.nvidia.families import (
     FAMILIES,
@@ -64,12 +64,9 @@ def add_engines(
         ExportError: the graph cannot be built as asked.
         OutputError: the bundle's folder cannot be written.
     """
+    module, capabilities = check_request(request)
     bundle = Bundle.open(path)
     graph = choose_graph(bundle, request.precision)
-    # Without a driver, TensorRT's builder ends the process instead of raising.
-    device = _device() if request.family == "tensorrt" else None
-    module = load_family(request.family)
-    capabilities = resolve_capabilities(request, module, device=device)
     golden = [read_golden(bundle, case).slices.shape for case in bundle.manifest.golden]
     profile = make_profile(request, bundle.manifest, golden)
     results = []
@@ -94,6 +91,20 @@ def add_engines(
         results.append(result)
         added(result)
     return results
+
+
+def check_request(request: EngineRequest) -> tuple[Any, tuple[int, ...]]:
+    """Return the family's library and the GPUs to build for, before any long work.
+
+    Raises:
+        BackendUnavailableError: the library is not installed.
+        UsageError: it cannot build for one of the GPUs.
+        ExportError: `tensorrt` without a device.
+    """
+    # Without a driver, TensorRT's builder ends the process instead of raising.
+    device = _device() if request.family == "tensorrt" else None
+    module = load_family(request.family)
+    return module, resolve_capabilities(request, module, device=device)
 
 
 def choose_graph(bundle: Bundle, precision: str) -> Artefact:
@@ -163,25 +174,18 @@ def _insert(bundle: Bundle, graph: Artefact, built: BuiltEngine) -> tuple[Bundle
         )
     )
     name = f"{FOLDER}/{stem}.{graph.precision}"
-    log = _write(bundle.path, f"{name}.log", built.log.encode())
+    log = add_member(bundle, f"{name}.log", built.log.encode())
     artefact = Artefact(
         kind="engine",
         precision=graph.precision,
-        file=_write(bundle.path, f"{name}.engine", built.plan),
+        file=add_member(bundle, f"{name}.engine", built.plan),
         engine=info.model_copy(update={"log": log}),
     )
-    replaced = [a for a in bundle.manifest.artefacts if _takes_place(artefact, a)]
-    kept = [a for a in bundle.manifest.artefacts if a not in replaced]
+    kept = [a for a in bundle.manifest.artefacts if not _takes_place(artefact, a)]
     manifest = Manifest.model_validate(
         {**bundle.manifest.model_dump(), "artefacts": [a.model_dump() for a in (*kept, artefact)]}
     )
-    write_json(bundle.path / MANIFEST, manifest.model_dump(mode="json", exclude_none=True))
-    listed = {ref.path for ref in manifest.files()}
-    for old in replaced:
-        for ref in (old.file, old.engine.log if old.engine else None):
-            if ref is not None and ref.path not in listed:
-                bundle.file(ref).unlink(missing_ok=True)
-    return Bundle.open(bundle.path, verify=False), artefact
+    return amend_bundle(bundle, manifest), artefact
 
 
 def _takes_place(new: Artefact, old: Artefact) -> bool:
@@ -191,10 +195,3 @@ def _takes_place(new: Artefact, old: Artefact) -> bool:
         getattr(new.engine, name) == getattr(old.engine, name)
         for name in ("family", "version", "platform", "compute_capabilities")
     )
-
-
-def _write(folder: Path, name: str, content: bytes) -> FileRef:
-    path = folder / name
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(content)
-    return FileRef(path=name, sha256=sha256_file(path), bytes=len(content))

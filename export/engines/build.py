@@ -83,13 +83,16 @@ def build_engine(
     tokens = (encoder.grid[0] * encoder.grid[1], encoder.window_size**2)
     facts = inspect_network(network, heads=encoder.num_heads, tokens=tokens)
     check_network(facts, artefact, depth=encoder.depth)
-    config = _configure(module, builder, model.input_tensor, profile)
+    config = configure(
+        module,
+        builder,
+        source=model.input_tensor,
+        profile=profile,
+        # RTX compiles for named GPUs without one; TensorRT for the device that is current.
+        capability=capability if family == "tensorrt_rtx" else None,
+    )
     if workspace_bytes is not None:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace_bytes)
-    if family == "tensorrt_rtx":
-        # RTX compiles for named GPUs without one; TensorRT for the device that is current.
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(known_capabilities(module)[capability], 0)
     config.progress_monitor = monitor = make_monitor(module, progress)
     start = time.perf_counter()
     with stopped_by_user(monitor):
@@ -131,8 +134,8 @@ def _record(
     facts: NetworkFacts,
     seconds: float,
 ) -> EngineInfo:
-    draft = EngineInfo.model_construct(
-        family=family,  # type: ignore[arg-type]  # checked by `model_validate`
+    return EngineInfo.made_of(
+        family=family,
         version=library_version(module),
         platform=this_platform(),
         compute_capabilities=(capability,),
@@ -143,9 +146,7 @@ def _record(
         layers=facts.layers,
         low_share=round(facts.low_share, 4),
         build_seconds=round(seconds, 2),
-        key="",
     )
-    return EngineInfo.model_validate({**draft.model_dump(), "key": draft.engine_key()})
 
 
 def activation_bytes(lines: Lines) -> int | None:
@@ -158,19 +159,40 @@ def activation_bytes(lines: Lines) -> int | None:
     return found[-1] if found else None
 
 
-def _configure(module: Any, builder: Any, source: TensorSpec, profile: dict[str, Triple]) -> Any:
+def configure(
+    module: Any,
+    builder: Any,
+    *,
+    source: TensorSpec,
+    profile: dict[str, Triple],
+    capability: int | None,
+) -> Any:
+    """Return a builder's configuration.
+
+    Args:
+        module: the family's library.
+        builder: its builder.
+        source: the network's input.
+        profile: axis symbol -> (smallest, best, largest).
+        capability: GPU to build for, 89 is sm89; None is the device that is current.
+
+    Raises:
+        ExportError: the builder refuses the profile.
+    """
     config = builder.create_builder_config()
     # fp32 means float32: TF32 rounds products to 10 bits of mantissa.
     config.clear_flag(module.BuilderFlag.TF32)
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
-    shapes = builder.create_optimization_profile()
     corners = [
-        tuple(profile[axis][corner] if isinstance(axis, str) else axis for axis in source.shape)
-        for corner in range(3)
+        source.sized({axis: sizes[at] for axis, sizes in profile.items()}) for at in range(3)
     ]
+    shapes = builder.create_optimization_profile()
     shapes.set_shape(source.name, *corners)
     if config.add_optimization_profile(shapes) < 0:
         raise ExportError("the builder refuses the profile", got=str(corners))
+    if capability is not None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(known_capabilities(module)[capability], 0)
     return config
 
 

@@ -16,11 +16,11 @@ from autosam_deploy.export.engines.request import (
     DEFAULT_BATCH,
     WORDS,
     EngineRequest,
-    parse_bytes,
     parse_capabilities,
     parse_family,
     parse_triple,
 )
+from autosam_deploy.sizes import parse_bytes
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _EXAMPLES = """
@@ -52,6 +52,23 @@ def engine_options(function: _F) -> _F:
     return function
 
 
+def refuse_lone_options(ctx: click.Context) -> None:
+    """Refuse options of `engine_options` where no `--engine` says that there will be one.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if ctx.params["engine"] is not None:
+        return
+    for name in ("sm", "batch", "size", "workspace"):
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"--{name} without --engine",
+                expected="--engine rtx or --engine tensorrt beside it",
+                todo="add it, or leave the option out",
+            )
+
+
 def request_of(options: dict[str, Any], *, precision: Any = "auto") -> EngineRequest:
     """Read the options of `engine_options` and `--engine`.
 
@@ -64,7 +81,9 @@ def request_of(options: dict[str, Any], *, precision: Any = "auto") -> EngineReq
         precision=precision,
         batch=parse_triple(options["batch"], "--batch"),
         size=None if options["size"] is None else parse_triple(options["size"], "--size"),
-        workspace_bytes=parse_bytes(options["workspace"], "--workspace"),
+        workspace_bytes=None
+        if options["workspace"] is None
+        else parse_bytes(options["workspace"], "--workspace"),
     )
 
 
@@ -97,10 +116,18 @@ def engine_command(bundle: Path, **options: Any) -> None:
     run_request(bundle, request, quiet=options["quiet"], as_json=options["as_json"])
 
 
-def run_request(bundle: Path, request: EngineRequest, *, quiet: bool, as_json: bool) -> None:
-    """Build, with a progress display on stderr, and print the table or JSON."""
+def run_request(
+    bundle: Path, request: EngineRequest, *, quiet: bool, as_json: bool
+) -> list[dict[str, Any]]:
+    """Build, with a progress display on stderr, and print the table or JSON.
+
+    Returns:
+        The engines as JSON values.
+    """
+    from autosam_deploy.bundle.reader import Bundle
     from autosam_deploy.export.engines.add import AddedEngine, add_engines
     from autosam_deploy.export.engines.show import describe, show_engines
+    from autosam_deploy.runtime.selftest import read_parity
 
     console = Console(stderr=True, quiet=quiet or as_json)
 
@@ -118,7 +145,10 @@ def run_request(bundle: Path, request: EngineRequest, *, quiet: bool, as_json: b
         disable=not console.is_terminal,
     ) as progress:
         results = add_engines(bundle, request, progress=progress, added=say)
+    record = read_parity(Bundle.open(bundle, verify=False))
+    engines = [describe(added, record) for added in results]
     if as_json:
-        echo_json({"bundle": str(bundle), "engines": [describe(added) for added in results]})
+        echo_json({"bundle": str(bundle), "engines": engines})
     elif not quiet:
         show_engines(Console(), results)
+    return engines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
@@ -21,7 +20,6 @@ DEFAULT_RTX = (86, 89, 120)
 DEFAULT_BATCH: Triple = (1, 4, 8)
 #: Sides of slices, in pixels. The range costs no memory: activations are the encoder's.
 SMALLEST_SIDE, LARGEST_SIDE = 16, 1024
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 @dataclass(frozen=True)
@@ -83,20 +81,6 @@ def parse_capabilities(text: str | None) -> tuple[int, ...]:
             raise UsageError("--sm", got=repr(part), expected="numbers by comma, such as 86,89,120")
         found.append(int(digits))
     return tuple(dict.fromkeys(found))
-
-
-def parse_bytes(text: str | None, option: str) -> int | None:
-    """Read "2GiB", "512M" or a number of bytes (powers of 1,024).
-
-    Raises:
-        UsageError: something else.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,12})\s*([kmg]?)(i?b)?", text.strip().lower())
-    if match is None or not int(match[1]):
-        raise UsageError(option, got=repr(text), expected="a size such as 2GiB or 512M")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def known_capabilities(module: Any) -> dict[int, Any]:

@@ -9,7 +9,9 @@ from rich.table import Table
 
 from autosam_deploy.bundle.manifest import Artefact, EngineInfo
 from autosam_deploy.errors import ExportError
+from autosam_deploy.export.checks.record import state_of
 from autosam_deploy.export.engines.add import AddedEngine
+from autosam_deploy.parity import ParityRecord
 from autosam_deploy.runtime.nvidia.families import FAMILIES
 
 _COLUMNS = ("engine", "GPU", "MB", "activations", "low", "fused", "build s")
@@ -26,14 +28,18 @@ def info_of(artefact: Artefact) -> EngineInfo:
     return artefact.engine
 
 
-def describe(added: AddedEngine) -> dict[str, Any]:
-    """Return an engine as JSON values; memory is in bytes, time in seconds."""
+def describe(added: AddedEngine, record: ParityRecord) -> dict[str, Any]:
+    """Return an engine as JSON values; memory is in bytes, time in seconds.
+
+    `new` tells what was built now from what was there already.
+    """
     info = info_of(added.artefact)
     values: dict[str, Any] = {
         "file": added.artefact.file.path,
         "bytes": added.artefact.file.bytes,
         "precision": added.artefact.precision,
-        "state": "built, not run" if added.built else "there already",
+        "new": added.built is not None,
+        "state": state_of(record, added.artefact),
         **info.model_dump(mode="json", exclude={"log"}),
     }
     if added.built is not None:

@@ -22,7 +22,7 @@ from rich.table import Table
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
 from autosam_deploy.errors import UsageError
 from autosam_deploy.files import write_json
-from autosam_deploy.spec import ENCODERS, HEAD_KINDS, AutosamHead, CnnHead, HeadSpec, LinearHead
+from autosam_deploy.spec import ENCODERS, HEAD_KINDS, SLICES, HeadKind, plain_head, slice_sizes
 
 #: The peer: PyTorch's exporter on the reference segmenter in half precision, nothing rearranged.
 PLAIN = "plain"
@@ -34,7 +34,7 @@ ROWS = tuple(
 
 
 def write_graph(
-    path: Path, *, encoder: str, head: str, num_classes: int, lowering: str, precision: str
+    path: Path, *, encoder: str, head: HeadKind, num_classes: int, lowering: str, precision: str
 ) -> None:
     """Write one graph of a segmenter with random weights."""
     from autosam_deploy.export.graph import default_opset, export_onnx
@@ -44,13 +44,10 @@ def write_graph(
     from autosam_deploy.models.segmenter import seeded_segmenter
     from autosam_deploy.spec import ModelSpec, default_classes
 
-    heads: dict[str, HeadSpec] = {
-        "autosam": AutosamHead(num_classes=num_classes),
-        "cnn": CnnHead(num_classes=num_classes),
-        "linear": LinearHead(num_classes=num_classes, final_relu=False),
-    }
     spec = ModelSpec(
-        encoder=ENCODERS[encoder], head=heads[head], classes=default_classes(num_classes)
+        encoder=ENCODERS[encoder],
+        head=plain_head(head, num_classes),
+        classes=default_classes(num_classes),
     )
     segmenter = seeded_segmenter(spec, seed=0)
     if lowering == PLAIN:
@@ -88,23 +85,17 @@ def build_one(path: Path, *, batch: int, side: int, sm: int) -> dict[str, Any]:
     """Build one engine of one batch and slice size and return what the builder said."""
     import time
 
-    from autosam_deploy.export.engines.build import activation_bytes
+    from autosam_deploy.export.engines.build import activation_bytes, configure
     from autosam_deploy.export.engines.network import inspect_network, parse_graph
-    from autosam_deploy.export.engines.request import known_capabilities
     from autosam_deploy.runtime.nvidia.families import load_family, make_logger
 
     module = load_family("tensorrt_rtx")
     logger = make_logger(module)
     builder = module.Builder(logger)
-    network, parser = parse_graph(module, builder=builder, logger=logger, path=path)
+    network, _parser = parse_graph(module, builder=builder, logger=logger, path=path)
     facts = inspect_network(network, heads=0, tokens=())
-    config = builder.create_builder_config()
-    config.clear_flag(module.BuilderFlag.TF32)
-    shapes = builder.create_optimization_profile()
-    shapes.set_shape("slices", *[(batch, 1, side, side)] * 3)
-    config.add_optimization_profile(shapes)
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(known_capabilities(module)[sm], 0)
+    profile = {axis: (size,) * 3 for axis, size in slice_sizes((batch, 1, side, side)).items()}
+    config = configure(module, builder, source=SLICES, profile=profile, capability=sm)
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     found: dict[str, Any] = {
@@ -119,7 +110,6 @@ def build_one(path: Path, *, batch: int, side: int, sm: int) -> dict[str, Any]:
         **found,
         "activation_bytes": activation_bytes(logger.since()),
         "plan_bytes": len(bytes(plan)),
-        "parser_errors": parser.num_errors,
     }
 
 

@@ -85,7 +85,10 @@ def _choose_graph(bundle: Bundle, want: Want) -> Choice:
     raise ExportError(
         f"the bundle has no {want.precision} graph",
         got=f"graphs in {', '.join(there)}",
-        todo=f"export again: autosam-export --precision fp32,{want.precision}; "
+        # Export writes no bf16 graphs.
+        todo="take --precision auto"
+        if want.precision == "bf16"
+        else f"export again: autosam-export --precision fp32,{want.precision}; "
         "or take --precision auto",
     )
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from autosam_deploy.bundle.manifest import Artefact, FileRef
+from autosam_deploy.bundle.manifest import Artefact
 from autosam_deploy.bundle.reader import Bundle
-from autosam_deploy.errors import BundleError, ExportError, UsageError
+from autosam_deploy.errors import ExportError, UsageError
 from autosam_deploy.export.triton.choose import Choice, Want, choose_artefact
 from autosam_deploy.export.triton.config import (
     WARMUP_FOLDER,
@@ -33,7 +33,7 @@ from autosam_deploy.export.triton.place import (
     place_model,
     place_version,
 )
-from autosam_deploy.files import sha256_file, write_json
+from autosam_deploy.files import write_json
 from autosam_deploy.runtime.nvidia.families import rebuild
 from autosam_deploy.runtime.selftest import read_golden
 
@@ -212,7 +212,7 @@ def _warmup(bundle: Bundle, artefact: Artefact) -> tuple[Warmup, dict[str, bytes
         return axis not in profile or profile[axis][0] <= size <= profile[axis][2]
 
     for case in bundle.manifest.golden:
-        _check_hash(bundle, case.slices)
+        bundle.verify(case.slices)
         slices = read_golden(bundle, case).slices
         height, width = slices.shape[2:]
         if len(slices) and fits("H", height) and fits("W", width):
@@ -222,14 +222,6 @@ def _warmup(bundle: Bundle, artefact: Artefact) -> tuple[Warmup, dict[str, bytes
     if not {"H", "W"} <= profile.keys():
         raise ExportError("no golden slice can warm the model up", todo="add --no-warmup")
     return Warmup(None, profile["H"][1], profile["W"][1]), {}
-
-
-def _check_hash(bundle: Bundle, ref: FileRef) -> None:
-    if sha256_file(bundle.file(ref)) != ref.sha256:
-        raise BundleError(
-            f"bundle member '{ref.path}' of '{bundle.path}' was altered",
-            todo="copy or export the bundle again",
-        )
 
 
 def _version(there: Existing, overwrite: int | None) -> int:

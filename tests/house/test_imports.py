@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BOTTOM = {"errors", "extras", "files", "cores", "spec", "autosam_deploy"}
+BOTTOM = {"errors", "extras", "files", "cores", "sizes", "spec", "autosam_deploy"}
 SHARED = BOTTOM | {"volumes", "metrics", "parity", "bundle"}
 
 #: Room -> rooms that it may import (itself always).
@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "extras": {"errors"},
     "files": {"errors"},
     "cores": set(),
+    "sizes": {"errors"},
     "spec": {"errors"},
     "autosam_deploy": set(),
     "volumes": BOTTOM,

@@ -208,8 +208,7 @@ def engine_info(**changes: Any) -> EngineInfo:
         "build_seconds": 1.0,
         **changes,
     }
-    key = EngineInfo.model_construct(**fields, workspace_bytes=None).engine_key()
-    return EngineInfo(**fields, key=key)
+    return EngineInfo.made_of(**fields)
 
 
 def add_engine(

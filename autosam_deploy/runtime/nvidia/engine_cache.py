@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autosam_deploy.bundle.manifest import Artefact
 from autosam_deploy.bundle.reader import Bundle
+from autosam_deploy.files import private_folder
 
 #: Provider word -> family of engines whose profile is the better guide.
 _FAMILY = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -71,7 +72,10 @@ def build_hints(
         for word, text in zip(("min", "opt", "max"), shapes, strict=True):
             options[f"{prefix}_profile_{word}_shapes"] = text
         notes.append(f"profile {shapes[0]} to {shapes[2]}")
-    folder, problem = _folder(cache, f"{artefact.file.sha256[:16]}-{provider}-{version}")
+    folder, problem = None, "none was asked for"
+    if cache is not None:
+        name = f"{artefact.file.sha256[:16]}-{provider}-{version}"
+        folder, problem = private_folder(cache / name)
     if folder is None:
         notes.append(f"no engine cache ({problem}): engines are built in every process")
     elif provider == "rtx":
@@ -107,21 +111,7 @@ def _profile(bundle: Bundle, artefact: Artefact, family: str) -> tuple[str, str,
         for tensor in bundle.manifest.inputs:
             if any(isinstance(dim, str) and dim not in sizes for dim in tensor.shape):
                 return None
-            dims = (sizes[dim][at] if isinstance(dim, str) else dim for dim in tensor.shape)
-            tensors.append(f"{tensor.name}:{'x'.join(str(dim) for dim in dims)}")
+            dims = tensor.sized({axis: corners[at] for axis, corners in sizes.items()})
+            tensors.append(f"{tensor.name}:{'x'.join(map(str, dims))}")
         found.append(",".join(tensors))
     return found[0], found[1], found[2]
-
-
-def _folder(cache: Path | None, name: str) -> tuple[Path | None, str]:
-    """Make the folder of one graph, for this user alone: engines are code for the device."""
-    if cache is None:
-        return None, "none was asked for"
-    folder = cache / name
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            return None, f"'{folder}' is not writable"
-    except OSError as error:
-        return None, f"'{folder}': {error.strerror or error}"
-    return folder, ""

@@ -16,7 +16,7 @@ from autosam_deploy.errors import BackendError, OutOfMemoryError
 from autosam_deploy.runtime.backend import Outputs
 from autosam_deploy.runtime.nvidia.cudart import Block, Cuda
 from autosam_deploy.runtime.nvidia.plan import Plan
-from autosam_deploy.spec import TensorSpec
+from autosam_deploy.spec import TensorSpec, slice_sizes
 
 _LOG = logging.getLogger(__name__)
 Shape = tuple[int, ...]
@@ -93,7 +93,7 @@ class Lane:
             )
             self._enqueue(again=again)
             wanted = [tensor for tensor in self.plan.outputs if tensor.name in names]
-            shapes = {tensor.name: _shape(tensor, slices.shape) for tensor in wanted}
+            shapes = {tensor.name: tensor.sized(slice_sizes(slices.shape)) for tensor in wanted}
             for tensor in wanted:
                 count = _bytes(tensor, shapes[tensor.name])
                 self.host[tensor.name].reserve(count)
@@ -130,7 +130,7 @@ class Lane:
         if unknown := self.context.infer_shapes():
             raise BackendError("the engine asks for more than slices", got=", ".join(unknown))
         for tensor in (*self.plan.inputs, *self.plan.outputs):
-            wanted = _shape(tensor, shape)
+            wanted = tensor.sized(slice_sizes(shape))
             found = tuple(self.context.get_tensor_shape(tensor.name))
             if found != wanted:
                 # Anything larger would be written beyond the end of the memory.
@@ -183,12 +183,6 @@ class Lane:
         self._free()
         if self.options.stream is None:
             self.cuda.destroy_stream(self.stream)
-
-
-def _shape(tensor: TensorSpec, slices: Shape) -> Shape:
-    """Return the shape of a tensor that belongs to slices (B, 1, H, W)."""
-    sizes = {"B": slices[0], "H": slices[2], "W": slices[3]}
-    return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
 
 
 def _bytes(tensor: TensorSpec, shape: Shape) -> int:

@@ -16,7 +16,7 @@ from autosam_deploy.errors import (
 )
 from autosam_deploy.runtime.nvidia.choice import Choice
 from autosam_deploy.runtime.nvidia.families import FAMILIES, make_logger, rebuild
-from autosam_deploy.spec import TensorSpec
+from autosam_deploy.spec import TensorSpec, slice_sizes
 
 Profile = dict[str, tuple[int, int, int]]
 #: TensorRT's names of element types -> the manifest's.
@@ -230,7 +230,7 @@ def parts_of(shape: tuple[int, ...], plan: Plan) -> list[int]:
     Raises:
         BackendInputError: the profile does not hold such slices.
     """
-    sizes = {"B": shape[0], "H": shape[2], "W": shape[3]}
+    sizes = slice_sizes(shape)
     parts = split(shape[0], plan.profile["B"])
     beyond = [
         axis

@@ -25,6 +25,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from autosam_deploy.errors import OutputError, UsageError
 from autosam_deploy.files import atomic_file, write_json
+from autosam_deploy.sizes import show_bytes
 from autosam_deploy.spec import EncoderSpec, PreprocessSpec, Strict
 
 CacheDtype = Literal["float16", "float32"]
@@ -261,42 +262,6 @@ def slice_sha256(slice_: NDArray[np.float32]) -> str:
 def entry_key(slice_hash: str, view: str) -> str:
     """Return the key of an embedding: of a slice as it is (`view` is empty) or of a view."""
     return hashlib.sha256(f"{slice_hash}:{view}".encode()).hexdigest()
-
-
-_UNITS = (
-    *((f"{letter}ib", 1024.0**power) for power, letter in enumerate("kmgt", start=1)),
-    *((f"{letter}b", 1000.0**power) for power, letter in enumerate("kmgt", start=1)),
-    ("b", 1.0),
-)
-
-
-def show_bytes(count: float) -> str:
-    """Return a number of bytes as people read it ("1.2 GB")."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def parse_bytes(text: str) -> int:
-    """Read a size such as `20GB`, `500 MB` or a plain number of bytes.
-
-    Raises:
-        UsageError: it is none.
-    """
-    number, factor = text.strip().lower(), 1.0
-    for unit, value in _UNITS:
-        if number.endswith(unit):
-            number, factor = number[: -len(unit)].strip(), value
-            break
-    try:
-        count = float(number) * factor
-    except ValueError:
-        count = -1.0
-    if not 0 < count < float("inf"):
-        raise UsageError("a size", got=repr(text), expected="a number of bytes, for example 20GB")
-    return int(count)
 
 
 def _existing(path: Path) -> Path:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from autosam_deploy.benchmarks.harness.inputs import (
-    is_big,
     noise_set,
     timing_batches,
     timing_volume,
@@ -83,7 +82,7 @@ def test_noise_is_seeded_and_of_two_sizes() -> None:
     for a, b in zip(first.batches, again.batches, strict=True):
         np.testing.assert_array_equal(a, b)
     assert len({batch.shape for batch in first.batches}) == 2
-    assert (is_big(ENCODERS["vit_b"]), is_big(tiny)) == (True, False)
+    assert (ENCODERS["vit_b"].is_big, tiny.is_big) == (True, False)
     assert noise_set(ENCODERS["vit_b"], seed=0).slices == 1
 
 

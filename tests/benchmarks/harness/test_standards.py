@@ -16,13 +16,21 @@ from autosam_deploy.benchmarks.harness.record import Parity
 from autosam_deploy.benchmarks.harness.runners import Loading, load_engine
 from autosam_deploy.benchmarks.harness.standards import (
     Standards,
-    recorded_reference,
     sets_for,
 )
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import BundleError
+from autosam_deploy.parity import Reference
+from autosam_deploy.runtime.selftest import read_parity
 
 Judged = Callable[..., list[Parity]]
+
+
+def recorded(standards: Standards, precision: str) -> Reference:
+    """What export wrote down."""
+    found = read_parity(standards.bundle).comparison_of(precision)
+    assert found is not None
+    return found.reference
 
 
 @pytest.fixture
@@ -50,7 +58,7 @@ def test_a_slim_bundle_has_golden_tensors_alone(
         found = standards.standard(standards.sets[0], precision)
         assert found.truth == "golden"
         assert found.same_dtype is None
-        assert found.reference == recorded_reference(standards._record, precision)
+        assert found.reference == recorded(standards, precision)
     with pytest.raises(BundleError, match="nothing to judge bf16 by on golden inputs"):
         standards.standard(standards.sets[0], "bf16")
 
@@ -80,7 +88,7 @@ def test_truth_and_references(tiny_standards: Standards) -> None:
     assert (golden.name, noise.name) == (GOLDEN, NOISE)
     first, second = (tiny_standards.standard(one, "fp32") for one in (golden, noise))
     # Golden: as export recorded it. Noise: measured now.
-    assert first.reference == recorded_reference(tiny_standards._record, "fp32")
+    assert first.reference == recorded(tiny_standards, "fp32")
     assert second.reference.method == "float64"
     assert 0 < second.reference.max_error < 1e-3
     assert second.reference.slices == 3

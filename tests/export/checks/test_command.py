@@ -71,3 +71,24 @@ def test_no_bisection_where_nothing_can_look(exported: Exported) -> None:
     result = run("verify", exported("linear"), "--backend", "torch", "--bisect")
     assert result.exit_code == 2
     assert "nothing looks between the blocks on this backend" in result.output
+
+
+def test_a_precision_that_export_never_judged_has_no_gate(exported: Exported) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    result = run("verify", exported("linear"), "--backend", "openvino", "--precision", "bf16")
+    assert result.exit_code == 2
+    # A CPU without bf16 says that instead; neither is judged by the gate of another precision.
+    assert "has no gate for bf16; got gates for fp32, fp16" in result.output or (
+        "this CPU has no bf16 arithmetic" in result.output
+    )
+
+
+def test_a_record_that_is_none(exported: Exported, tmp_path: Path) -> None:
+    folder = tmp_path / "x.autosam"
+    shutil.copytree(exported("linear"), folder)
+    size = (folder / "parity.json").stat().st_size
+    (folder / "parity.json").write_text("{}".ljust(size), "utf-8")
+    result = run("inspect", folder)
+    assert result.exit_code == 2
+    assert "parity.json" in result.output
+    assert "export the bundle again" in result.output

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from autosam_deploy.bundle import writer
 from autosam_deploy.bundle.manifest import MANIFEST, Artefact, EngineInfo
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import ExportError
-from autosam_deploy.export.checks import record
-from autosam_deploy.export.checks.record import read_record, record_run, state_of
+from autosam_deploy.export.checks.record import record_run, state_of
 from autosam_deploy.export.cli import main
 from autosam_deploy.files import write_json
 from autosam_deploy.runtime.backend import Outputs, Request
 from autosam_deploy.runtime.engine import Engine
 from autosam_deploy.runtime.ort import OrtBackend
+from autosam_deploy.runtime.selftest import read_parity
 from autosam_deploy.spec import HeadKind
 
 DEVICE = "cuda:0 is NVIDIA Pretended, sm89, 24.0 GiB"
@@ -51,22 +52,18 @@ def bundle(exported: Callable[[HeadKind], Path], tmp_path: Path) -> Bundle:
     graph = next(a for a in opened.manifest.artefacts if a.precision == "fp16")
     (folder / "engines").mkdir()
     (folder / "engines" / "a.engine").write_bytes(b"plan")
-    draft = EngineInfo.model_construct(
+    info = EngineInfo.made_of(
         family="tensorrt_rtx",
         version="1.7.1.116",
         platform="linux-x86_64",
         compute_capabilities=(89,),
         graph_sha256=graph.file.sha256,
         profile={"B": (1, 2, 4), "H": (16, 64, 128), "W": (16, 64, 128)},
-        workspace_bytes=None,
         activation_bytes=1 << 20,
         layers=10,
         low_share=0.9,
         build_seconds=1.0,
-        log=None,
-        key="",
     )
-    info = EngineInfo.model_validate({**draft.model_dump(), "key": draft.engine_key()})
     engine = Artefact(
         kind="engine",
         precision="fp16",
@@ -101,13 +98,13 @@ def engine(bundle: Bundle) -> Iterator[Engine]:
 
 
 def test_built_then_run(bundle: Bundle, engine: Engine) -> None:
-    assert state_of(read_record(bundle), engine_of(bundle)) == "built, not run"
+    assert state_of(read_parity(bundle), engine_of(bundle)) == "built, not run"
     run = record_run(engine)
     assert run.comparison.passed
     again = Bundle.open(bundle.path, verify=False)
     assert again.notes == ()  # the old record is gone
-    assert read_record(again).engines == (run,)
-    assert state_of(read_record(again), engine_of(again)) == f"ran on {DEVICE}: passed"
+    assert read_parity(again).engines == (run,)
+    assert state_of(read_parity(again), engine_of(again)) == f"ran on {DEVICE}: passed"
     shown = CliRunner().invoke(main, ["inspect", str(bundle.path), "--json"])
     (found,) = [a for a in json.loads(shown.output)["artefacts"] if "gpu" in a]
     assert found["state"] == f"ran on {DEVICE}: passed"
@@ -119,7 +116,7 @@ def test_another_run_on_the_same_device_replaces_the_first(bundle: Bundle, engin
     record_run(engine)
     engine.bundle = Bundle.open(bundle.path, verify=False)
     record_run(engine)
-    assert len(read_record(Bundle.open(bundle.path, verify=False)).engines) == 1
+    assert len(read_parity(Bundle.open(bundle.path, verify=False)).engines) == 1
 
 
 def test_a_wrong_engine_is_recorded_as_wrong(bundle: Bundle, engine: Engine) -> None:
@@ -129,14 +126,14 @@ def test_a_wrong_engine_is_recorded_as_wrong(bundle: Bundle, engine: Engine) -> 
     assert not run.comparison.passed
     assert "values" in run.comparison.failures
     again = Bundle.open(bundle.path, verify=False)
-    assert state_of(read_record(again), engine_of(again)) == f"ran on {DEVICE}: values"
+    assert state_of(read_parity(again), engine_of(again)) == f"ran on {DEVICE}: values"
 
 
 def test_a_rebuilt_engine_has_no_run(bundle: Bundle, engine: Engine) -> None:
     run = record_run(engine)
     old = engine_of(bundle)
     new = old.model_copy(update={"file": old.file.model_copy(update={"sha256": "0" * 64})})
-    known = read_record(Bundle.open(bundle.path, verify=False))
+    known = read_parity(Bundle.open(bundle.path, verify=False))
     assert known.run_of(run.sha256) == run
     assert state_of(known, new) == "built, not run"
 
@@ -149,11 +146,11 @@ def test_a_stop_before_the_manifest_leaves_the_old_record(
             raise KeyboardInterrupt("stopped")
         write_json(path, value)
 
-    monkeypatch.setattr(record, "write_json", stop)
+    monkeypatch.setattr(writer, "write_json", stop)
     with pytest.raises(KeyboardInterrupt, match="stopped"):
         record_run(engine)
     again = Bundle.open(bundle.path, verify=False)
-    assert read_record(again).engines == ()
+    assert read_parity(again).engines == ()
 
 
 def test_only_engines_are_recorded(bundle: Bundle) -> None:

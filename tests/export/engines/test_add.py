@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.progress import Progress
 
+from autosam_deploy.bundle import writer
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import BundleError, ExportError, OutputError
 from autosam_deploy.export.engines import add
@@ -88,7 +89,7 @@ def test_a_stop_between_engine_and_manifest_leaves_a_sound_bundle(
     def stop(*args: Any) -> None:
         raise KeyboardInterrupt("stopped")
 
-    monkeypatch.setattr(add, "write_json", stop)
+    monkeypatch.setattr(writer, "write_json", stop)
     with pytest.raises(KeyboardInterrupt, match="stopped"):
         run(bundle, progress)
     opened = Bundle.open(bundle.path)

@@ -30,7 +30,8 @@ def test_table_and_json(rtx: Any, bundle_copy: Copy) -> None:
     again = run("engine", bundle.path, "--sm", "89", "--batch", "1:2:4", "--json")
     assert again.exit_code == 0, again.output
     (engine,) = json.loads(again.stdout)["engines"]
-    assert engine["state"] == "there already"
+    assert not engine["new"]
+    assert engine["state"] == "built, not run"
     assert engine["family"] == "tensorrt_rtx"
     assert engine["compute_capabilities"] == [89]
     assert run("engine", bundle.path, "--sm", "89", "--batch", "1:2:4", "--quiet").output == ""
@@ -72,3 +73,41 @@ def test_wrong_engine_is_refused_before_the_export(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "--sm; got 'eighty'" in result.output
     assert not output.exists()
+
+
+@pytest.mark.parametrize("option", [("--sm", "89"), ("--batch", "1:4:8"), ("--size", "64")])
+def test_options_of_an_engine_that_nobody_asked_for(
+    tmp_path: Path, option: tuple[str, str]
+) -> None:
+    result = run("--untrained", "--encoder", "vit_tiny", "--head", "linear", *option)
+    assert result.exit_code == 2
+    assert f"{option[0]} without --engine" in result.output
+
+
+def test_an_engine_that_cannot_be_built_is_refused_before_the_export(
+    rtx: Any, tmp_path: Path
+) -> None:
+    output = tmp_path / "x.autosam"
+    result = run(
+        *("--untrained", "--encoder", "vit_tiny", "--head", "linear", "-o", output),
+        *("--fp16", "--engine", "rtx", "--sm", "90"),
+    )
+    assert result.exit_code == 2
+    assert "cannot build for sm90" in result.output
+    assert "reference segmenter" not in result.output
+    assert not output.exists()
+
+
+def test_export_with_an_engine_and_a_repository(rtx: Any, tmp_path: Path) -> None:
+    output = tmp_path / "heart.autosam"
+    result = run(
+        *("--untrained", "--encoder", "vit_tiny", "--head", "linear", "-o", output, "--fp16"),
+        *("--engine", "rtx", "--sm", "89", "--format", "triton", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    (engine,) = found["engines"]
+    assert (engine["new"], engine["compute_capabilities"]) == (True, [89])
+    assert Bundle.open(output).find("engine", "fp16") is not None
+    assert found["triton"]["version"] == 1
+    assert (tmp_path / "model_repository" / "heart" / "1" / "model.onnx").is_file()

@@ -10,7 +10,6 @@ from autosam_deploy.export.engines.request import (
     DEFAULT_RTX,
     EngineRequest,
     make_profile,
-    parse_bytes,
     parse_capabilities,
     parse_family,
     parse_triple,
@@ -55,20 +54,6 @@ def test_capabilities(text: str | None, wanted: tuple[int, ...]) -> None:
 def test_bad_capabilities(text: str) -> None:
     with pytest.raises(UsageError, match="--sm; got"):
         parse_capabilities(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [(None, None), ("2GiB", 2 << 30), ("512M", 512 << 20), ("7", 7), ("1 kb", 1024)],
-)
-def test_sizes(text: str | None, wanted: int | None) -> None:
-    assert parse_bytes(text, "--workspace") == wanted
-
-
-@pytest.mark.parametrize("text", ["", "0", "much", "1T", "-1G"])
-def test_bad_sizes(text: str) -> None:
-    with pytest.raises(UsageError, match="--workspace; got"):
-        parse_bytes(text, "--workspace")
 
 
 def test_rtx_builds_for_what_it_knows() -> None:

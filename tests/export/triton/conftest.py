@@ -46,7 +46,6 @@ def add_engine(folder: Path, *, precision: Precision = "fp16", **changes: Any) -
         "build_seconds": 1.0,
         **changes,
     }
-    key = EngineInfo.model_construct(**fields, workspace_bytes=None).engine_key()
     (folder / "engines").mkdir(exist_ok=True)
     number = len(list((folder / "engines").iterdir()))
     path = f"engines/{number}.{precision}.engine"
@@ -55,7 +54,7 @@ def add_engine(folder: Path, *, precision: Precision = "fp16", **changes: Any) -
         kind="engine",
         precision=precision,
         file=reference(folder, path),
-        engine=EngineInfo(**fields, key=key),
+        engine=EngineInfo.made_of(**fields),
     )
     value = artefact.model_dump(mode="json", exclude_none=True)
     edit(folder, lambda content: content["artefacts"].append(value))
