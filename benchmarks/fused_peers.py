@@ -1,4 +1,4 @@
-"""The fused segmenter in PyTorch as a peer: what our kernels give without a runtime around them."""
+"""The fused segmenter in PyTorch as a peer: what fusing gives without a runtime around it."""
 
 from __future__ import annotations
 

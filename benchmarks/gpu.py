@@ -3,8 +3,8 @@
     python -m autosam_deploy.benchmarks.gpu --out gpu-results
 
 It makes bundles of random weights (exported where there is time and `autosam-export`), runs every
-backend, the peers and our kernels on them, and writes JSON and Markdown. What is not installed or
-does not fit the time is a row that says so. Without a GPU it ends with exit code 4.
+backend, the peers and our fused segmenter in PyTorch on them, and writes JSON and Markdown. What is
+not installed or does not fit the time is a row that says so. Without a GPU the exit code is 4.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from autosam_deploy.benchmarks.harness.plan import Options
 from autosam_deploy.benchmarks.harness.run import Benchmark, Judgement
 from autosam_deploy.benchmarks.harness.verdict import ENVIRONMENT
 from autosam_deploy.benchmarks.machine import gpu_query
-from autosam_deploy.benchmarks.peers import KERNELS
+from autosam_deploy.benchmarks.peers import FUSED
 from autosam_deploy.benchmarks.report.live import Progress, show
 from autosam_deploy.benchmarks.report.write import Forms
 from autosam_deploy.cli.shell import AutosamCommand
@@ -33,7 +33,7 @@ from autosam_deploy.extras import require
 from autosam_deploy.spec import ENCODERS, AutosamHead
 
 #: Peers whose loading takes no plain export; compiling takes longest and comes last.
-_PEERS = ("eager", "autocast", *KERNELS, "compile")
+_PEERS = ("eager", "autocast", *FUSED, "compile")
 #: Of the whole time: for exporting, and what is kept to end what runs and to write the report.
 _EXPORT_SHARE, _RESERVE_S = 0.3, 45.0
 #: Encoders of which ONNX graphs are not exported here: their export takes minutes by itself.
@@ -73,7 +73,7 @@ def main(
     no_export: bool,
     debug: bool,
 ) -> None:
-    """Measure parity, latency, memory and kernels on this machine's GPU, with random weights."""
+    """Measure parity, latency and memory on this machine's GPU, with random weights."""
     del debug
     console = Console(stderr=True)
     names = [part.strip() for part in models.split(",")]

@@ -56,16 +56,16 @@ PEERS: dict[str, Peer] = {
 }
 
 
-#: Our own kernels without any runtime around them: the fused segmenter in PyTorch, in the precision
-#: of GPUs, once for every way to write its attention.
-KERNELS: dict[str, Peer] = {
+#: Our own segmenter without any runtime around it: fused, in PyTorch, in the GPU's precision, once
+#: for every way to write its attention.
+FUSED: dict[str, Peer] = {
     f"fused-{lowering}": Peer(
         f"the fused segmenter in PyTorch, fp16 on GPUs, attention written as '{lowering}'",
         "autosam_deploy.benchmarks.fused_peers:load_fused",
     )
     for lowering in ("explicit", "masked", "augmented")
 }
-ALL_PEERS = {**PEERS, **KERNELS}
+ALL_PEERS = {**PEERS, **FUSED}
 
 
 def segmenter_of(bundle: Path) -> Segmenter:

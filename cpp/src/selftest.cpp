@@ -79,7 +79,7 @@ Comparison read_comparison(const Json& value, const Place& place) {
   return comparison;
 }
 
-// The gate that export held a precision to; the first one's for backends without a graph.
+// The gate that export held a precision to.
 double gate_of(const Bundle& bundle, const std::string& precision) {
   const FileRef& ref = bundle.manifest.parity;
   const Json json = parse_json(bundle.read(ref, kLargestRecord), ref.path);
@@ -89,7 +89,8 @@ double gate_of(const Bundle& bundle, const std::string& precision) {
   for (const Comparison& one : comparisons) {
     if (one.precision == precision) return one.gate;
   }
-  return comparisons.front().gate;
+  throw Error(AUTOSAM_BAD_BUNDLE, Message("the bundle's record has no gate for " + precision)
+                                      .todo("export the bundle again in this precision"));
 }
 
 // The largest |difference|; not a number if there is one.

@@ -41,10 +41,17 @@ Examples:
     help="auto | onnxruntime | openvino | tensorrt | torch",
 )
 @click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda | cuda:N")
-@click.option("--precision", type=click.Choice(("auto", "fp32", "fp16", "bf16")), default="auto")
+@click.option(
+    "--precision",
+    type=click.Choice(("auto", "fp32", "fp16", "bf16")),
+    default="auto",
+    show_default=True,
+)
 @click.option("--record", is_flag=True, help="Write an engine's result into the bundle.")
 @click.option(
-    "--bisect", is_flag=True, help="Compare every block with PyTorch; name the first that is off."
+    "--bisect",
+    is_flag=True,
+    help="Compare every block with PyTorch and name the first that is off (ONNX Runtime only).",
 )
 @common_options
 def verify_command(bundle: Path, **options: Any) -> None:

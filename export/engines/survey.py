@@ -21,6 +21,8 @@ from rich.table import Table
 
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
 from autosam_deploy.errors import UsageError
+from autosam_deploy.export.engines.add import check_request
+from autosam_deploy.export.engines.request import EngineRequest
 from autosam_deploy.files import write_json
 from autosam_deploy.spec import ENCODERS, HEAD_KINDS, SLICES, HeadKind, plain_head, slice_sizes
 
@@ -152,6 +154,7 @@ def main(**options: Any) -> None:
     if not rows:
         names = ", ".join("/".join(row) for row in ROWS)
         raise UsageError("--only", got=repr(options["only"]), expected=f"some of {names}")
+    check_request(EngineRequest(capabilities=(options["sm"],)))
     console = Console(stderr=True, quiet=options["quiet"] or options["as_json"])
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

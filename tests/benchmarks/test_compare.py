@@ -25,7 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def put(**loaders: str) -> None:
         folder = Path(__file__).parent / "harness"
         monkeypatch.setenv("PYTHONPATH", str(folder))
-        monkeypatch.setattr(compare, "_export_plain_apart", lambda bundle, target: None)
+        monkeypatch.setattr(compare, "export_plain_apart", lambda bundle, target, *, timeout: None)
         rows = {
             name: (f"a fake {name}", f"bench_fakes:load_{loaders.get(name, 'right')}", name)
             for name in NAMES

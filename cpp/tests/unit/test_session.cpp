@@ -288,4 +288,7 @@ TEST_CASE("self-test: golden files that are not what they should be") {
   refused("parity.json", "{}", "'parity.json' is not valid at 'comparisons'");
   refused("parity.json", R"({"comparisons": []})", "got 0 items");
   refused("parity.json", R"({"comparisons": [{"precision": "fp32"}]})", "comparisons.0.gate");
+  // Another precision's gate would judge by the wrong measure.
+  refused("parity.json", R"({"comparisons": [{"precision": "bf16", "gate": 1}]})",
+          "record has no gate for fp32");
 }

@@ -48,9 +48,10 @@ def test_a_build_that_fails_is_a_row(rtx: Any, tmp_path: Path) -> None:
         (["--only", "augmented"], "--only; got 'augmented'; expected some of plain/fp16"),
         (["--batch", "1,x"], "--batch; got '1,x'; expected numbers by comma"),
         (["--batch", "0"], "--batch; got '0'"),
+        (["--sm", "90"], "TensorRT-RTX cannot build for sm90"),
     ],
 )
-def test_wrong_arguments(args: list[str], message: str) -> None:
+def test_wrong_arguments(rtx: Any, args: list[str], message: str) -> None:
     result = run(*args)
     assert result.exit_code == 2
     assert message in result.output
