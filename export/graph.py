@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from autosam_deploy.errors import ExportError
-from autosam_deploy.fused.attention import LOWEST_OPSET
+from autosam_deploy.fused.attention import LOWERINGS
 from autosam_deploy.fused.segmenter import FusedSegmenter
 from autosam_deploy.fused.tracing import write_onnx
 
@@ -22,7 +22,7 @@ def check_opset(opset: int, lowering: str) -> None:
     Raises:
         ExportError: naming the range that works.
     """
-    lowest = LOWEST_OPSET[lowering]
+    lowest = LOWERINGS[lowering].lowest_opset
     if not lowest <= opset <= HIGHEST_OPSET:
         raise ExportError(
             f"lowering '{lowering}' cannot be written in this opset",
@@ -34,7 +34,7 @@ def check_opset(opset: int, lowering: str) -> None:
 
 def default_opset(lowering: str) -> int:
     """Return the opset used for a lowering unless another is asked for."""
-    return max(DEFAULT_OPSET, LOWEST_OPSET[lowering])
+    return max(DEFAULT_OPSET, LOWERINGS[lowering].lowest_opset)
 
 
 def export_onnx(fused: FusedSegmenter, path: Path, *, opset: int) -> None:

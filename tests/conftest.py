@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 
 # Models here are so small that a second thread costs more than it computes, and on a busy machine
 # threads that wait for each other cost a hundred times more. It must be said before torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Without a GPU, kernels are tested in Triton's interpreter. Triton must be told before it is first
+# imported, which a test of any room may do.
+if (
+    shutil.which("nvidia-smi") is None
+    or subprocess.run(["nvidia-smi"], capture_output=True).returncode
+):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

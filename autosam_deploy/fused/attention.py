@@ -11,8 +11,8 @@ The lowerings compute the same function:
 explicit    softmax(q' k^T + bh + bw) v with two broadcast sums. Runs anywhere.
 masked      `Attention(q', k, v, mask = bh + bw)`: one ONNX node from opset 23 on.
 augmented   Q = [q', bh, bw] and K = [k, onehot(h), onehot(w)]: Q K^T is q' k^T + bh + bw, so plain
-            attention remains and no tensor of queries x keys is written by us. Large grids attend
-            with a few heads at a time.
+            attention remains and no tensor of queries x keys is written by us. On large grids the
+            block around it works on a few heads and rows of tokens at a time.
 =========== ======================================================================================
 
 `explicit` and `masked` hold a tensor of queries x keys per head. It is cut into blocks of query
@@ -23,6 +23,7 @@ in float32, a block stays near 100 MB.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -30,16 +31,11 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 
 from autosam_deploy.fused.nodes import Node
+from autosam_deploy.spec import EncoderSpec
 
 #: Scores a block may hold, over all heads of one slice. Measured on one global layer of vit_b
 #: (2 cores, ONNX Runtime): 8 to 32 blocks run as fast as one, with an eighth of the memory.
 BLOCK_ELEMENTS = 1 << 25
-
-#: `augmented` on grids of at least so many tokens attends with so many heads at a time: the widened
-#: queries, keys, values and results of one group make room for the next. Activations per slice
-#: that TensorRT-RTX reports for ViT-B: 127 MB with all heads at once, 94 MB with 4, 86 MB with 1
-#: (docs/tensorrt.md). Four heads of one 1024 x 1024 slice still are 128 blocks of 128 queries.
-GROUPED_TOKENS, HEADS_AT_ONCE = 1024, 4
 
 #: Widened queries and keys are padded to a multiple of this with zeros, which change no score:
 #: kernels read 16 halves at a time, and a window's 64 + 14 + 14 channels are no multiple of it.
@@ -76,12 +72,6 @@ def one_hot_coordinates(grid: tuple[int, int], width: int) -> Tensor:
     padding = -(width + sum(grid)) % WIDTH_MULTIPLE
     found = F.pad(torch.cat(parts, dim=1), (0, padding))
     return found[None, None].to(torch.get_default_dtype())
-
-
-def head_groups(grid: tuple[int, int], num_heads: int) -> list[slice]:
-    """Return the groups of heads that `augmented` attends with, one after the other."""
-    size = HEADS_AT_ONCE if grid[0] * grid[1] >= GROUPED_TOKENS else num_heads
-    return [slice(first, min(first + size, num_heads)) for first in range(0, num_heads, size)]
 
 
 def query_blocks(grid: tuple[int, int], num_heads: int) -> int:
@@ -129,7 +119,7 @@ class RelPosAttention(Node):
         """Attend: q (scaled), k, v (B, heads, h * w, d) -> (B, heads, h * w, d)."""
         q, k, v = self.enter(q), self.enter(k), self.enter(v)
         # Scores must be seen though some lowerings never store them.
-        attend = LOWERINGS[self.lowering] if self.recorder is None else _explicit
+        attend = LOWERINGS[self.lowering].attend if self.recorder is None else _explicit
         return self.watch(attend(self, q, k, v, self._biases(q)))
 
     def _biases(self, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,26 +172,67 @@ def _masked(node: RelPosAttention, q: Tensor, k: Tensor, v: Tensor, biases: Bias
 
 
 def _augmented(node: RelPosAttention, q: Tensor, k: Tensor, v: Tensor, biases: Biases) -> Tensor:
-    heads, width = v.shape[1], v.shape[-1]
-    parts = []
-    for group in head_groups(node.grid, heads):
-        q_part, k_part, v_part = q[:, group], k[:, group], v[:, group]
-        one_hot = node.one_hot.expand(k_part.shape[0], k_part.shape[1], -1, -1)
-        # The constant carries the padding, so that it costs no copy of its own.
-        keys = torch.cat([k_part, one_hot], dim=-1)
-        queries = torch.cat([q_part, *(bias[:, group] for bias in biases)], dim=-1)
-        queries = F.pad(queries, (0, keys.shape[-1] - queries.shape[-1]))
-        # TensorRT takes keys and values of one shape only: values are padded, results cut again.
-        values = F.pad(v_part, (0, keys.shape[-1] - width))
-        parts.append(F.scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :width])
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    width = v.shape[-1]
+    # The constant carries the padding, so that it costs no copy of its own.
+    keys = torch.cat([k, node.one_hot.expand(k.shape[0], k.shape[1], -1, -1)], dim=-1)
+    queries = torch.cat([q, *biases], dim=-1)
+    queries = F.pad(queries, (0, keys.shape[-1] - queries.shape[-1]))
+    # TensorRT takes keys and values of one shape only: values are padded, results cut again.
+    values = F.pad(v, (0, keys.shape[-1] - width))
+    return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :width]
 
 
-LOWERINGS: dict[str, Callable[[RelPosAttention, Tensor, Tensor, Tensor, Biases], Tensor]] = {
-    "explicit": _explicit,
-    "masked": _masked,
-    "augmented": _augmented,
+@dataclass(frozen=True)
+class Lowering:
+    """How attention is written, and how a block around it is cut for its runtime.
+
+    attend: the attention itself. lowest_opset: of the graph in which it stays one piece.
+    heads_at_once: heads that a block projects and attends with before it turns to the next ones, in
+    windows and over the whole grid; 0 for all. mlp_parts: parts of the tokens that the MLP takes
+    one after the other. The cuts hold for grids of `LARGE_GRID` tokens or more and change no
+    result.
+    """
+
+    attend: Callable[[RelPosAttention, Tensor, Tensor, Tensor, Biases], Tensor]
+    lowest_opset: int
+    heads_at_once: tuple[int, int] = (0, 0)
+    mlp_parts: int = 1
+
+    def channel_groups(self, spec: EncoderSpec, *, window: int) -> list[slice]:
+        """Return the channels of the groups of heads that a block works on in turn.
+
+        Args:
+            spec: the encoder's shapes.
+            window: side of the block's windows; 0 for the whole grid.
+        """
+        wanted = self.heads_at_once[0 if window else 1] if _is_large(spec) else 0
+        heads = wanted or spec.num_heads
+        starts = range(0, spec.num_heads, heads)
+        ends = (min(start + heads, spec.num_heads) for start in starts)
+        return [
+            slice(start * spec.head_dim, end * spec.head_dim)
+            for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def row_groups(self, spec: EncoderSpec) -> list[slice]:
+        """Return the token rows that the MLP of a block works on in turn."""
+        rows = spec.grid[0]
+        size = -(-rows // self.mlp_parts) if _is_large(spec) else rows
+        return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
+
+
+#: Tokens from which on a block's memory is worth cutting.
+LARGE_GRID = 1024
+
+
+def _is_large(spec: EncoderSpec) -> bool:
+    return spec.grid[0] * spec.grid[1] >= LARGE_GRID
+
+
+#: The cuts of `augmented` are what TensorRT-RTX plans the least memory for with open sizes, ViT-B
+#: (docs/tensorrt.md has the steps).
+LOWERINGS: dict[str, Lowering] = {
+    "explicit": Lowering(_explicit, 18),
+    "masked": Lowering(_masked, 23),
+    "augmented": Lowering(_augmented, 23, heads_at_once=(6, 4), mlp_parts=4),
 }
-
-#: Lowest ONNX opset in which the lowering stays one piece (an `Attention` node).
-LOWEST_OPSET = {"explicit": 18, "masked": 23, "augmented": 23}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from autosam_deploy.fused.attention import RelPosAttention
+from autosam_deploy.fused.attention import LOWERINGS, RelPosAttention
 from autosam_deploy.fused.nodes import Add, Conv, LayerNorm, Linear, Node
 from autosam_deploy.fused.windows import fold_value_bias, merge_heads, split_heads
 from autosam_deploy.spec import EncoderSpec, PreprocessSpec
@@ -77,7 +77,9 @@ class Block(nn.Module):
             weight: Tensor = state[f"blocks.{index}.{name}"].detach()
             return weight
 
-        self.grid, self.heads, self.window = spec.grid, spec.num_heads, spec.window_of(index)
+        self.grid, self.head_dim, self.window = spec.grid, spec.head_dim, spec.window_of(index)
+        self.channel_groups = LOWERINGS[lowering].channel_groups(spec, window=self.window)
+        self.row_groups = LOWERINGS[lowering].row_groups(spec)
         scale = spec.head_dim**-0.5
         weights, biases = get("attn.qkv.weight").chunk(3), get("attn.qkv.bias").chunk(3)
         self.norm1 = LayerNorm(get("norm1.weight"), get("norm1.bias"), eps=1e-6)
@@ -90,7 +92,7 @@ class Block(nn.Module):
             rel_pos_h=get("attn.rel_pos_h"),
             rel_pos_w=get("attn.rel_pos_w"),
             grid=(self.window, self.window) if self.window else self.grid,
-            num_heads=self.heads,
+            num_heads=spec.num_heads,
             scale=scale,
         )
         projection = get("attn.proj.weight")
@@ -105,15 +107,31 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, h, w, C) to the same shape."""
-        y = self.norm1(x)
+        x = self.residual1(x, self.projection(self._attend(self.norm1(x))))
+        out: Tensor = self.residual2(x, self._feed_forward(self.norm2(x)))
+        return out
+
+    def _attend(self, y: Tensor) -> Tensor:
+        parts = [self._attend_with(y, channels) for channels in self.channel_groups]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def _attend_with(self, y: Tensor, channels: slice) -> Tensor:
+        """Attend with the heads of some channels; one group's memory serves the next."""
+        heads = (channels.stop - channels.start) // self.head_dim
+        # A whole slice would be one more node in the graph.
+        outputs = channels if len(self.channel_groups) > 1 else None
         q, k, v = (
-            split_heads(projection(y), num_heads=self.heads, window=self.window)
+            split_heads(projection(y, outputs=outputs), num_heads=heads, window=self.window)
             for projection in (self.query, self.key, self.value)
         )
-        y = merge_heads(self.attention(q, k, v), grid=self.grid, window=self.window)
-        x = self.residual1(x, self.projection(y))
-        out: Tensor = self.residual2(x, self.contract(self.expand(self.norm2(x))))
-        return out
+        return merge_heads(self.attention(q, k, v), grid=self.grid, window=self.window)
+
+    def _feed_forward(self, y: Tensor) -> Tensor:
+        if len(self.row_groups) == 1:
+            found: Tensor = self.contract(self.expand(y))
+            return found
+        parts = [self.contract(self.expand(y[:, rows])) for rows in self.row_groups]
+        return torch.cat(parts, dim=1)
 
 
 class Neck(nn.Module):

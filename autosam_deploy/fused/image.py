@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from autosam_deploy.fused.nodes import Node
-from autosam_deploy.models.preprocess import normalise, to_slice_size, valid_size
+from autosam_deploy.models.preprocess import to_grey_input, to_slice_size
 from autosam_deploy.spec import PreprocessSpec
 
 
@@ -30,22 +28,12 @@ class ImageInput(Node):
     def __init__(self, preprocess: PreprocessSpec, image_size: tuple[int, int]) -> None:
         """Take the recipe and the encoder's input size (height, width)."""
         super().__init__()
-        self.preprocess = preprocess.model_copy(update={"pixel_mean": None, "pixel_std": None})
-        self.marks_padding = (
-            preprocess.resize == "longest-side" and preprocess.pixel_mean is not None
-        )
+        self.preprocess = preprocess
         self.image_size = image_size
 
     def forward(self, slices: Tensor) -> Tensor:
         """Normalise, resize, pad."""
-        x = normalise(self.enter(slices), self.preprocess)
-        if self.preprocess.resize == "stretch":
-            return F.interpolate(x, self.image_size, mode="bilinear", align_corners=False)
-        height, width = valid_size(slices.shape[2], slices.shape[3], self.image_size)
-        x = F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
-        if self.marks_padding:
-            x = torch.cat([x, torch.ones_like(x)], dim=1)
-        return F.pad(x, (0, self.image_size[1] - width, 0, self.image_size[0] - height))
+        return to_grey_input(self.enter(slices), self.preprocess, self.image_size)
 
 
 class LogitsOutput(Node):

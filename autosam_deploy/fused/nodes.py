@@ -55,11 +55,14 @@ class Linear(Node):
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), False)
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
-        y = torch.matmul(self.enter(x), self.weight)
-        if self.bias is not None:
-            y = y + self.bias
+    def forward(self, x: Tensor, *, outputs: slice | None = None) -> Tensor:
+        """Map (..., in) to (..., out); `outputs` selects some of the results."""
+        weight, bias = self.weight, self.bias
+        if outputs is not None:
+            weight, bias = weight[:, outputs], None if bias is None else bias[outputs]
+        y = torch.matmul(self.enter(x), weight)
+        if bias is not None:
+            y = y + bias
         return activate(self.watch(y), self.activation)
 
 

@@ -108,9 +108,9 @@ def run_typed(fused: FusedSegmenter, plan: PrecisionPlan, slices: Tensor) -> Ten
 
 
 def _rounding(forward: Callable[..., Tensor], dtype: torch.dtype) -> Callable[..., Tensor]:
-    def run(*inputs: Tensor) -> Tensor:
+    def run(*inputs: Tensor, **options: Any) -> Tensor:
         rounded = [tensor.to(dtype).to(torch.float32) for tensor in inputs]
         with RoundStores(dtype):
-            return forward(*rounded)
+            return forward(*rounded, **options)
 
     return run

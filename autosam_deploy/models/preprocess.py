@@ -68,6 +68,37 @@ def _clamp(side: int, largest: int) -> int:
     return clamped
 
 
+def marks_padding(spec: PreprocessSpec) -> bool:
+    """Tell whether a grey input needs a channel that says where the picture is.
+
+    The pixel mean that is folded into the patch embedding holds inside the picture only, and the
+    padding of `longest-side` stands behind the normalisation.
+    """
+    return spec.resize == "longest-side" and spec.pixel_mean is not None
+
+
+def to_grey_input(slices: Tensor, spec: PreprocessSpec, image_size: tuple[int, int]) -> Tensor:
+    """Turn raw slices into a grey image, without pixel mean and std.
+
+    Args:
+        slices: raw (B, 1, H, W).
+        spec: the recipe.
+        image_size: encoder input (Hs, Ws).
+
+    Returns:
+        (B, 1 or 2, Hs, Ws), float32 or float64; the second channel (see `marks_padding`) is 1
+        inside the picture and 0 in the padding.
+    """
+    x = normalise(slices, spec)
+    if spec.resize == "stretch":
+        return F.interpolate(x, image_size, mode="bilinear", align_corners=False)
+    height, width = valid_size(slices.shape[2], slices.shape[3], image_size)
+    x = F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+    if marks_padding(spec):
+        x = torch.cat([x, torch.ones_like(x)], dim=1)
+    return F.pad(x, (0, image_size[1] - width, 0, image_size[0] - height))
+
+
 def to_encoder_input(slices: Tensor, spec: PreprocessSpec, image_size: tuple[int, int]) -> Tensor:
     """Turn raw slices into the three-channel image that SAM's encoder takes.
 

@@ -16,6 +16,7 @@ from autosam_deploy.errors import ExportError
 from autosam_deploy.export.engines.network import (
     NetworkFacts,
     check_network,
+    heads_together,
     inspect_network,
     parse_graph,
 )
@@ -81,7 +82,8 @@ def build_engine(
     _check_tensors(network, model)
     encoder = model.encoder
     tokens = (encoder.grid[0] * encoder.grid[1], encoder.window_size**2)
-    facts = inspect_network(network, heads=encoder.num_heads, tokens=tokens)
+    heads = heads_together(encoder, artefact.lowering)
+    facts = inspect_network(network, heads=heads, tokens=tokens)
     check_network(facts, artefact, depth=encoder.depth)
     config = configure(
         module,

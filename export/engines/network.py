@@ -8,6 +8,8 @@ from typing import Any
 
 from autosam_deploy.bundle.manifest import Artefact
 from autosam_deploy.errors import ExportError
+from autosam_deploy.fused.attention import LOWERINGS
+from autosam_deploy.spec import EncoderSpec
 
 #: Layers that arrange data without computing; their dtype is their neighbours'.
 _ARRANGING = frozenset(
@@ -88,15 +90,28 @@ def _first_error(parser: Any) -> str:
     return f"node '{error.node_name()}' ({error.node_operator()}): {error.desc()}"
 
 
-def inspect_network(network: Any, *, heads: int, tokens: tuple[int, ...]) -> NetworkFacts:
+def heads_together(encoder: EncoderSpec, lowering: str | None) -> tuple[int, ...]:
+    """Return how many heads attend together in a graph of a lowering: all, or groups of them."""
+    sizes = {encoder.num_heads}
+    if lowering in LOWERINGS:
+        for window in (0, encoder.window_size):
+            groups = LOWERINGS[lowering].channel_groups(encoder, window=window)
+            sizes |= {(group.stop - group.start) // encoder.head_dim for group in groups}
+    return tuple(sorted(sizes))
+
+
+def inspect_network(
+    network: Any, *, heads: tuple[int, ...], tokens: tuple[int, ...]
+) -> NetworkFacts:
     """Read types and shapes of every layer.
 
     Args:
         network: strongly typed, so each layer's dtype is final.
-        heads: of the encoder's attention.
+        heads: numbers of heads that attend together (see `heads_together`).
         tokens: numbers of tokens N that attend to each other (whole grid, window): a result
             (B, heads, N, N) holds scores.
     """
+    scores = {(together, count, count) for together in heads for count in tokens}
     low = computing = attentions = 0
     heavy, norms, square = [], [], []
     for index in range(network.num_layers):
@@ -109,7 +124,7 @@ def inspect_network(network: Any, *, heads: int, tokens: tuple[int, ...]) -> Net
         dtype = result.dtype.name
         shape = tuple(result.shape)
         # The head's products may be as wide as they are long, with classes in the place of heads.
-        if kind in _SCORING and shape[1:] in [(heads, count, count) for count in tokens]:
+        if kind in _SCORING and shape[1:] in scores:
             square.append(layer.name)
         if dtype not in ("FLOAT", "HALF", "BF16") or kind in _ARRANGING:
             continue

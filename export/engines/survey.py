@@ -95,7 +95,7 @@ def build_one(path: Path, *, batch: int, side: int, sm: int) -> dict[str, Any]:
     logger = make_logger(module)
     builder = module.Builder(logger)
     network, _parser = parse_graph(module, builder=builder, logger=logger, path=path)
-    facts = inspect_network(network, heads=0, tokens=())
+    facts = inspect_network(network, heads=(), tokens=())
     profile = {axis: (size,) * 3 for axis, size in slice_sizes((batch, 1, side, side)).items()}
     config = configure(module, builder, source=SLICES, profile=profile, capability=sm)
     start = time.perf_counter()

@@ -12,12 +12,11 @@ from autosam_deploy.fused.attention import (
     LOWERINGS,
     WIDTH_MULTIPLE,
     RelPosAttention,
-    head_groups,
     one_hot_coordinates,
     query_blocks,
 )
 from autosam_deploy.fused.windows import merge_heads, split_heads
-from autosam_deploy.spec import EncoderSpec
+from autosam_deploy.spec import ENCODERS, EncoderSpec
 
 TOLERANCE = 1e-10
 
@@ -140,20 +139,42 @@ def test_blocks_divide_an_awkward_grid() -> None:
     assert query_blocks((67, 67), 12) == 67
 
 
+@pytest.mark.parametrize("window", [0, 14])
 @pytest.mark.parametrize("heads", [3, 8, 10])
-def test_heads_in_groups_equal_sam(heads: int) -> None:
-    spec = block_spec(heads=heads, head_dim=4, grid=(32, 33), window=0)
+def test_blocks_in_parts_equal_sam(heads: int, window: int) -> None:
+    spec = block_spec(heads=heads, head_dim=4, grid=(33, 32), window=window)
     truth = reference_block(spec)
     state = {f"blocks.0.{name}": value for name, value in truth.state_dict().items()}
     fused = fused_encoder.Block(state, spec, index=0, lowering="augmented")
+    assert len(fused.channel_groups) > 1 or heads == 3
+    assert len(fused.row_groups) == 4
     x = torch.randn(1, *spec.grid, spec.embed_dim, dtype=torch.float64)
     assert close(fused(x), truth(x))
 
 
-def test_large_grids_attend_with_groups_of_heads() -> None:
-    assert head_groups((14, 14), 12) == [slice(0, 12)]
-    assert head_groups((64, 64), 12) == [slice(0, 4), slice(4, 8), slice(8, 12)]
-    assert head_groups((64, 64), 10) == [slice(0, 4), slice(4, 8), slice(8, 10)]
+def test_large_grids_are_worked_on_in_parts() -> None:
+    lowering, spec = LOWERINGS["augmented"], ENCODERS["vit_b"]
+    assert lowering.channel_groups(spec, window=0) == [slice(s, s + 256) for s in (0, 256, 512)]
+    assert lowering.channel_groups(spec, window=14) == [slice(0, 384), slice(384, 768)]
+    assert lowering.row_groups(spec) == [slice(s, s + 16) for s in (0, 16, 32, 48)]
+    small = block_spec(heads=12, head_dim=64, grid=(14, 14), window=0)
+    assert lowering.channel_groups(small, window=0) == [slice(0, 768)]
+    assert lowering.row_groups(small) == [slice(0, 14)]
+
+
+def test_parts_need_not_divide() -> None:
+    lowering = LOWERINGS["augmented"]
+    spec = block_spec(heads=10, head_dim=2, grid=(33, 33), window=0)
+    groups = lowering.channel_groups(spec, window=0)
+    assert groups == [slice(0, 8), slice(8, 16), slice(16, 20)]
+    assert [rows.stop - rows.start for rows in lowering.row_groups(spec)] == [9, 9, 9, 6]
+
+
+@pytest.mark.parametrize("lowering", ["explicit", "masked"])
+def test_other_lowerings_take_all_at_once(lowering: str) -> None:
+    spec = ENCODERS["vit_b"]
+    assert LOWERINGS[lowering].channel_groups(spec, window=0) == [slice(0, 768)]
+    assert LOWERINGS[lowering].row_groups(spec) == [slice(0, 64)]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autosam_deploy.fused import tracing
-from autosam_deploy.fused.attention import LOWEST_OPSET
+from autosam_deploy.fused.attention import LOWERINGS
 from autosam_deploy.fused.embedder import FusedEmbedder
 from autosam_deploy.fused.precision import apply_precision, measure_ranges, plan_precision
 from autosam_deploy.fused.rounding import run_typed
@@ -41,7 +41,7 @@ def write(tmp_path: Path) -> Write:
             example=torch.rand(2, 1, 45, 43),
             source=fused.spec.input_tensor,
             outputs=fused.spec.output_tensors,
-            opset=max(20, LOWEST_OPSET[fused.lowering]),
+            opset=max(20, LOWERINGS[fused.lowering].lowest_opset),
         )
         return onnx.load(tmp_path / "m.onnx")
 

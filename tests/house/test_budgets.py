@@ -41,11 +41,15 @@ def too_long(source: str) -> list[str]:
 
 
 def too_many_positional(source: str) -> list[str]:
-    """Functions that take more than five arguments by position."""
+    """Functions that take more than five arguments by position.
+
+    Kernels may: Triton compiles no keyword-only arguments.
+    """
     return [
         node.name
         for node in functions(ast.parse(source))
-        if len(
+        if "triton.jit" not in {ast.unparse(one) for one in node.decorator_list}
+        and len(
             [
                 one
                 for one in (*node.args.posonlyargs, *node.args.args)
@@ -102,6 +106,7 @@ def test_checkers_find_what_they_look_for() -> None:
     assert too_many_positional("def f(a, b, c, d, e, g): ...") == ["f"]
     assert too_many_positional("def _f(a, b, /, c, d, e, g): ...") == ["_f"]
     assert too_many_positional("def f(a, b, c, d, e, *, g): ...") == []
+    assert too_many_positional("@triton.jit\ndef f(a, b, c, d, e, g): ...") == []
     assert asserts("assert True") == [1]
     assert raises_without_match("with pytest.raises(ValueError):\n    f()") == [1]
     assert raises_without_match("with raises(ValueError):\n    f()") == [1]

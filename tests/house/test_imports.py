@@ -27,10 +27,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parity": BOTTOM | {"metrics"},
     "bundle": BOTTOM,
     "models": BOTTOM,
-    "fused": BOTTOM | {"models"},
+    "kernels": BOTTOM | {"models"},
+    "fused": BOTTOM | {"models", "kernels"},
     "training": SHARED | {"models", "fused"},
     "runtime": SHARED,
-    "runtime.pyt": SHARED | {"runtime", "models"},
+    "runtime.pyt": SHARED | {"runtime", "models", "fused"},
     "cli": SHARED | {"runtime", "training", "models", "fused"},
     "export": SHARED | {"models", "fused", "runtime", "cli.shell"},
     "benchmarks": SHARED | {"models", "fused", "runtime", "training", "cli.shell"},
@@ -52,8 +53,9 @@ HEAVY = {
     "tensorrt",
     "tensorrt_rtx",
     "cuda",
+    "triton",
 }
-TORCH_ROOMS = {"models", "fused", "training"}
+TORCH_ROOMS = {"models", "fused", "kernels", "training"}
 TORCH_FILES = {
     "export/graph.py",
     "export/pipeline.py",

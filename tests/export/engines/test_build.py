@@ -110,7 +110,7 @@ def test_fp32_graph_holds_scores_and_no_half(
 ) -> None:
     bundle = Bundle.open(exported("linear"), verify=False)
     network = network_of(rtx, bundle.file(graph_of(bundle, "fp32").file))
-    facts = inspect_network(network[1], heads=3, tokens=(36, 16))
+    facts = inspect_network(network[1], heads=(3,), tokens=(36, 16))
     assert facts.low == 0
     assert facts.attentions == 0
     # One tensor of scores for each of the three blocks: what the fp16 graph must not have.
