@@ -1,8 +1,13 @@
-"""Backend `torch`: the reference segmenter itself behind the same interface."""
+"""Backend `torch`: PyTorch, from the bundle's own weights and without any graph.
+
+In float32 it is the reference segmenter itself. In half precision, on NVIDIA GPUs, it is the fused
+segmenter with this project's kernels (`fused/gpu`), which is how PyTorch runs these models fastest.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +15,7 @@ from numpy.typing import NDArray
 from autosam_deploy.cores import usable_cores
 from autosam_deploy.errors import (
     BackendError,
+    BackendInputError,
     BackendUnavailableError,
     DeviceUnavailableError,
     MissingExtraError,
@@ -24,18 +30,48 @@ from autosam_deploy.runtime.backend import (
     parse_device,
     refuse_provider,
 )
+from autosam_deploy.runtime.options import in_words
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from autosam_deploy.bundle.manifest import Precision
     from autosam_deploy.models.segmenter import Segmenter
+    from autosam_deploy.runtime.pyt_pipeline import Pipeline
+
+    _Module = TypeVar("_Module", bound=torch.nn.Module)
+
+
+@dataclass(frozen=True)
+class PytOptions:
+    """What the backend can do beyond a `Request`, in half precision.
+
+    kernels: this project's Triton kernels, or PyTorch's own attention on widened heads and its own
+    operations otherwise. graphs: capture every size as a CUDA graph. part: slices computed at a
+    time, while the next are copied.
+    """
+
+    kernels: Literal["all", "none"] = field(
+        default="all", metadata=in_words("Triton kernels; none: PyTorch's own operations")
+    )
+    graphs: bool = field(
+        default=True, metadata=in_words("capture every size as a CUDA graph and replay it")
+    )
+    part: int = field(
+        default=8, metadata=in_words("slices computed at a time, while the next are copied")
+    )
 
 
 class TorchBackend(Backend):
-    """Plain eager PyTorch in float32, from the bundle's own weights.
+    """The reference in float32 on any device; fused and in half precision on NVIDIA GPUs.
 
     On the CPU `threads` sets torch's number for the whole process: it has no other.
     """
 
     name = "torch"
+    options_class = PytOptions
+    options: PytOptions
 
     def _open(self, request: Request) -> BackendInfo:
         try:
@@ -44,27 +80,77 @@ class TorchBackend(Backend):
                 require(module, extra="export", feature="backend 'torch'")
         except MissingExtraError as error:
             raise BackendUnavailableError(str(error)) from error
-        if request.precision not in ("auto", "fp32"):
-            raise BackendError(
-                "backend 'torch' is the float32 reference", got=request.precision, expected="fp32"
-            )
         refuse_provider(request)
+        if self.options.part < 1:
+            raise BackendInputError(
+                "option 'part'", got=str(self.options.part), expected="1 or more"
+            )
         device, why = self._choose_device(request)
+        precision = self._choose_precision(request, device)
         threads = request.threads or usable_cores()
         if device == "cpu":
             torch.set_num_threads(threads)
         self.device = device
-        self.segmenter = self._load(device)
+        segmenter = self._load()
+        versions = {"torch": torch.__version__}
+        notes: tuple[str, ...] = ()
+        provider = "eager"
+        if precision == "fp32":
+            self.segmenter = _moved(segmenter, device)
+        else:
+            self.pipeline = self._pipeline(segmenter, precision)
+            provider = "kernels" if self.options.kernels == "all" else "sdpa"
+            notes = _half_notes(precision, self.options)
+            if provider == "kernels":
+                import triton
+
+                versions["triton"] = triton.__version__
         weights = self.bundle.find("weights", "fp32")
         return BackendInfo(
             backend=self.name,
             device=device,
-            provider="eager",
-            precision="fp32",
+            provider=provider,
+            precision=precision,
             artefact=weights.file.path if weights else "",
             threads=threads,
             reason=why,
-            versions={"torch": torch.__version__},
+            versions=versions,
+            notes=notes,
+        )
+
+    def _choose_precision(self, request: Request, device: str) -> Precision:
+        """Return what is asked for; `auto` is fp16 on GPUs where the bundle is typed for it."""
+        if request.precision == "auto":
+            typed = self.bundle.find("onnx", "fp16") is not None
+            return "fp16" if typed and device != "cpu" else "fp32"
+        if request.precision != "fp32" and device == "cpu":
+            raise BackendError(
+                "backend 'torch' has no half precision on CPUs",
+                got=request.precision,
+                expected="fp32",
+                todo="use --backend openvino --precision bf16, or a CUDA device",
+            )
+        return request.precision
+
+    def _pipeline(self, segmenter: Segmenter, precision: str) -> Pipeline:
+        from autosam_deploy.fused.gpu.segmenter import KERNELS
+        from autosam_deploy.runtime.pyt_half import half_segmenter
+        from autosam_deploy.runtime.pyt_pipeline import CudaDevice, Pipeline
+
+        kernels = KERNELS if self.options.kernels == "all" else ()
+        if kernels:
+            try:
+                require("triton", extra="kernels", feature="backend 'torch' in half precision")
+            except MissingExtraError as error:
+                raise BackendUnavailableError(
+                    f"{error}; or give option kernels=none for PyTorch's own operations"
+                ) from error
+        half = half_segmenter(self.bundle, segmenter, precision=precision, kernels=kernels)
+        return Pipeline(
+            CudaDevice(self.device),
+            _moved(half, self.device).outputs,
+            part=self.options.part,
+            graphs=self.options.graphs,
         )
 
     def _choose_device(self, request: Request) -> tuple[str, str]:
@@ -85,7 +171,7 @@ class TorchBackend(Backend):
             )
         return f"cuda:{index}", "asked for"
 
-    def _load(self, device: str) -> Segmenter:
+    def _load(self) -> Segmenter:
         import torch
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -111,26 +197,50 @@ class TorchBackend(Backend):
             segmenter.load_state_dict(state, strict=True, assign=True)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise BackendError("the bundle's weights do not fit", got=str(error)[:300]) from error
-        try:
-            return segmenter.to(device).eval().requires_grad_(False)
-        except RuntimeError as error:
-            raise BackendError(f"the weights do not fit on {device}", got=str(error)) from error
+        return segmenter.eval().requires_grad_(False)
 
     def _run(self, slices: NDArray[np.float32], names: tuple[str, ...]) -> Outputs:
         import torch
 
-        # torch takes writable memory alone, and a caller's volume may be read-only.
-        batch = torch.from_numpy(slices if slices.flags.writeable else slices.copy())
         try:
             # cuDNN's default for convolutions is TF32, which is no float32 reference.
             with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                logits = self.segmenter(batch.to(self.device))
-                found = {"logits": logits.float(), "labels": logits.argmax(dim=1).to(torch.uint8)}
-                return {name: found[name].cpu().numpy() for name in names}
+                if self.info.precision != "fp32":
+                    return self.pipeline.run(slices, names)
+                return self._reference(slices, names)
         except (RuntimeError, MemoryError) as error:
             if full := memory_error(slices, error):
                 raise full from error
             raise BackendError("torch failed", got=str(error)[:300]) from error
 
+    def _reference(self, slices: NDArray[np.float32], names: tuple[str, ...]) -> Outputs:
+        import torch
+
+        # torch takes writable memory alone, and a caller's volume may be read-only.
+        batch = torch.from_numpy(slices if slices.flags.writeable else slices.copy())
+        logits: Tensor = self.segmenter(batch.to(self.device))
+        found = {"logits": logits.float(), "labels": logits.argmax(dim=1).to(torch.uint8)}
+        return {name: found[name].cpu().numpy() for name in names}
+
     def _close(self) -> None:
-        del self.segmenter
+        if self.info.precision == "fp32":
+            del self.segmenter
+        else:
+            del self.pipeline
+
+
+def _moved(module: _Module, device: str) -> _Module:
+    try:
+        return module.to(device)
+    except RuntimeError as error:
+        raise BackendError(f"the weights do not fit on {device}", got=str(error)) from error
+
+
+def _half_notes(precision: str, options: PytOptions) -> tuple[str, ...]:
+    """Say what a report must not leave out."""
+    notes = []
+    if options.kernels == "none":
+        notes.append("without Triton kernels: attention on widened heads in PyTorch, as asked")
+    if precision == "bf16":
+        notes.append("the bundle's parity record does not cover bf16")
+    return tuple(notes)

@@ -12,7 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autosam_deploy.bundle.reader import Bundle
-from autosam_deploy.errors import BackendError, BackendUnavailableError, OutOfMemoryError
+from autosam_deploy.errors import (
+    BackendError,
+    BackendInputError,
+    BackendUnavailableError,
+    OutOfMemoryError,
+)
 from autosam_deploy.runtime.engine import Engine
 from autosam_deploy.spec import HeadKind
 
@@ -74,7 +79,7 @@ def test_threads_are_set(exported: Exported) -> None:
 
 
 def test_half_is_refused(exported: Exported) -> None:
-    with pytest.raises(BackendError, match="'torch' is the float32 reference; got fp16"):
+    with pytest.raises(BackendError, match="'torch' has no half precision on CPUs; got fp16"):
         open_torch(exported("linear"), precision="fp16")
 
 
@@ -150,3 +155,92 @@ def test_without_torch(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(pyt, "require", absent)
     with pytest.raises(BackendUnavailableError, match=r"backend 'torch' needs 'torch'; .*\[export"):
         open_torch(exported("linear"))
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch, fake_streams: Any) -> Any:
+    """A CUDA device that is this machine's CPU, with Triton's interpreter for the kernels."""
+    from autosam_deploy.runtime import pyt, pyt_pipeline
+
+    device = fake_streams()
+    monkeypatch.setattr(
+        pyt.TorchBackend, "_choose_device", lambda self, request: ("cuda:0", "a test")
+    )
+    monkeypatch.setattr(pyt, "_moved", lambda module, name: module)
+    monkeypatch.setattr(pyt_pipeline, "CudaDevice", lambda name: device)
+    return device
+
+
+# On a machine with a GPU kernels are compiled, and take no tensors of the CPU.
+interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here")
+
+
+@interpreted
+@pytest.mark.parametrize("precision", ["auto", "fp16", "bf16"])
+def test_half_precision_passes_the_self_test(
+    exported: Exported, pretended: Any, precision: str
+) -> None:
+    """Weights and typing of the bundle, kernels, parts and copies: the whole way but the GPU."""
+    bundle = Bundle.open(exported("linear"), verify=False)
+    case = bundle.manifest.golden[0]
+    slices, labels, logits = (
+        np.load(bundle.file(ref)) for ref in (case.slices, case.labels, case.logits)
+    )
+    with open_torch(bundle, precision=precision, device="cuda", options={"part": 1}) as engine:
+        assert engine.info.precision == ("bf16" if precision == "bf16" else "fp16")
+        assert engine.info.provider == "kernels"
+        assert "triton" in engine.info.versions
+        assert any("bf16" in note for note in engine.info.notes) == (precision == "bf16")
+        found = engine.outputs(slices)
+        assert pretended.captures >= 1
+        error = np.abs(found["logits"] - logits).max() / np.abs(logits).max()
+        assert 0 < error < (5e-2 if precision == "bf16" else 5e-3)
+        margin = np.sort(logits, axis=1)
+        clear = margin[:, -1] - margin[:, -2] > 2 * error * np.abs(logits).max()
+        assert np.array_equal(found["labels"][clear], labels[clear])
+
+
+@interpreted
+def test_without_kernels_only_when_asked(exported: Exported, pretended: Any) -> None:
+    slices = np.random.default_rng(0).normal(size=(1, 1, 30, 41)).astype(np.float32)
+    with open_torch(
+        exported("linear"), precision="fp16", device="cuda", options={"kernels": "none"}
+    ) as engine:
+        assert engine.info.provider == "sdpa"
+        assert any("without Triton kernels" in note for note in engine.info.notes)
+        assert engine.labels(slices).shape == (1, 30, 41)
+
+
+def test_without_triton_nothing_falls_back(
+    exported: Exported, pretended: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autosam_deploy.errors import MissingExtraError
+    from autosam_deploy.runtime import pyt
+
+    whole = pyt.require
+
+    def absent(module: str, *, extra: str, feature: str) -> Any:
+        if module == "triton":
+            raise MissingExtraError(f"{feature} needs '{module}'", todo=f"pip install [{extra}]")
+        return whole(module, extra=extra, feature=feature)
+
+    monkeypatch.setattr(pyt, "require", absent)
+    with pytest.raises(
+        BackendUnavailableError, match=r"needs 'triton'; .*\[kernels\]; or give option kernels=none"
+    ):
+        open_torch(exported("linear"), device="cuda", precision="fp16")
+
+
+def test_fp16_needs_a_typed_bundle(exported: Exported, pretended: Any, tmp_path: Path) -> None:
+    bundle = Bundle.open(exported("linear"), verify=False)
+    graphs = tuple(a for a in bundle.manifest.artefacts if a.precision != "fp16")
+    plain = replace(bundle, manifest=bundle.manifest.model_copy(update={"artefacts": graphs}))
+    with pytest.raises(BackendError, match=r"which nodes stay in float32; got no fp16 graph"):
+        open_torch(plain, device="cuda", precision="fp16")
+    with open_torch(plain, device="cuda") as engine:
+        assert engine.info.precision == "fp32"
+
+
+def test_parts_are_at_least_one_slice(exported: Exported) -> None:
+    with pytest.raises(BackendInputError, match=r"option 'part'; got 0; expected 1 or more"):
+        open_torch(exported("linear"), options={"part": 0})
