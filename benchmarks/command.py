@@ -13,7 +13,7 @@ from rich.console import Console
 
 from autosam_deploy.benchmarks.harness.baseline import MARGIN
 from autosam_deploy.benchmarks.harness.plan import PRECISIONS, Options, check_backends, find_bundles
-from autosam_deploy.benchmarks.peers import ALL_PEERS, PEERS
+from autosam_deploy.benchmarks.peers.table import ALL_PEERS, PEERS
 from autosam_deploy.benchmarks.report.write import Forms
 from autosam_deploy.cli.shell import AutosamCommand
 from autosam_deploy.cores import usable_cores

@@ -22,7 +22,7 @@ from rich.table import Table
 from autosam_deploy.benchmarks.harness.child import Child, ChildError, export_plain_apart
 from autosam_deploy.benchmarks.harness.runners import ENGINE_LOADER, Loading
 from autosam_deploy.benchmarks.machine import machine_record
-from autosam_deploy.benchmarks.peers import PEERS
+from autosam_deploy.benchmarks.peers.table import PEERS
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
 from autosam_deploy.errors import AutosamError, BundleError

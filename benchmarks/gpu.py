@@ -23,7 +23,7 @@ from autosam_deploy.benchmarks.harness.plan import Options
 from autosam_deploy.benchmarks.harness.run import Benchmark, Judgement
 from autosam_deploy.benchmarks.harness.verdict import ENVIRONMENT
 from autosam_deploy.benchmarks.machine import gpu_query
-from autosam_deploy.benchmarks.peers import FUSED
+from autosam_deploy.benchmarks.peers.table import FUSED, KERNELS
 from autosam_deploy.benchmarks.report.live import Progress, show
 from autosam_deploy.benchmarks.report.write import Forms
 from autosam_deploy.cli.shell import AutosamCommand
@@ -33,7 +33,7 @@ from autosam_deploy.extras import require
 from autosam_deploy.spec import ENCODERS, AutosamHead
 
 #: Peers whose loading takes no plain export; compiling takes longest and comes last.
-_PEERS = ("eager", "autocast", *FUSED, "compile")
+_PEERS = ("eager", *KERNELS, "autocast", *FUSED, "eager-tf32", "compile-autocast", "compile")
 #: Of the whole time: for exporting, and what is kept to end what runs and to write the report.
 _EXPORT_SHARE, _RESERVE_S = 0.3, 45.0
 #: Encoders of which ONNX graphs are not exported here: their export takes minutes by itself.
@@ -49,7 +49,7 @@ _TOO_BIG = ("vit_l", "vit_h")
     help="Folder for gpu.json, gpu.md and the bundles.",
 )
 @click.option("--models", default="vit_b,vit_h", show_default=True, help="Encoders by comma.")
-@click.option("--batch", default="1,4", show_default=True, help="Batch sizes by comma.")
+@click.option("--batch", default="1,4,16,32", show_default=True, help="Batch sizes by comma.")
 @click.option(
     "--minutes",
     type=click.FloatRange(min=2),
@@ -102,6 +102,7 @@ def main(
         batches=batches,
         threads=usable_cores(),
         peers=_PEERS,
+        peers_always=True,
         repeats=20,
         seconds=1.5,
         budget_s=8.0,
@@ -159,7 +160,7 @@ def export(path: Path, encoder: str, classes: int, *, seconds: float) -> str | N
 
 def write_weights(path: Path, encoder: str, classes: int) -> None:
     """Write a bundle of weights alone, computed where there is a GPU on it."""
-    from autosam_deploy.benchmarks.peers import torch_device
+    from autosam_deploy.benchmarks.peers.pytorch import torch_device
     from autosam_deploy.benchmarks.random_bundle import write_random_bundle
 
     head = AutosamHead(num_classes=classes)

@@ -11,6 +11,7 @@
 #   tsan      the tests with threads under ThreadSanitizer
 #   fuzz      a few seconds of each fuzzer (AUTOSAM_FUZZ_SECONDS)
 #   package   .deb and .tar.gz
+#   sdk       the wheel with headers, library and CMake files, and a project against it (needs ../.venv)
 #   python    labels and self-tests against the Python runtime, byte for byte (needs ../.venv)
 #   tidy      clang-tidy
 # And by name only:
@@ -60,8 +61,9 @@ stage_asan() {
 }
 
 stage_tsan() {
-  build tsan autosam_api_tests server
-  ctest --test-dir build/tsan --output-on-failure -R '^(api|example-server)$' | tail -n 40
+  build tsan autosam_api_tests autosam_openvino_tests autosam_trt_tests server
+  ctest --test-dir build/tsan --output-on-failure \
+    -R '^(api|openvino|tensorrt|example-server)$' | tail -n 40
 }
 
 stage_fuzz() {
@@ -90,6 +92,8 @@ stage_package() {
   (cd build/release && cpack -G 'TGZ;DEB' >/dev/null && ls -- *.tar.gz *.deb)
 }
 
+stage_sdk() { tests/check_sdk.sh ../.venv/bin/python "$PWD" build/sdk; }
+
 stage_python() { (cd .. && .venv/bin/pytest -q tests/cpp); }
 
 stage_tidy() {
@@ -99,12 +103,13 @@ stage_tidy() {
 }
 
 stage_oldest() {
-  build release autosam_api_tests
+  build release autosam_api_tests autosam_rtx_tests
   local version=1.20.1 folder=build/onnxruntime-oldest
   if [[ ! -d "$folder/onnxruntime" ]]; then
     ../.venv/bin/pip install --quiet --no-deps --target "$folder" "onnxruntime==$version"
   fi
   AUTOSAM_ONNXRUNTIME_LIB="$folder/onnxruntime/capi" build/release/tests/autosam_api_tests
+  AUTOSAM_ONNXRUNTIME_LIB="$folder/onnxruntime/capi" build/release/tests/autosam_rtx_tests
 }
 
 stage_valgrind() {
@@ -116,7 +121,7 @@ stage_valgrind() {
 }
 
 if (($# == 0)); then
-  set -- packages format release asan tsan fuzz package python tidy
+  set -- packages format release asan tsan fuzz package sdk python tidy
 fi
 for stage in "$@"; do
   if ! declare -F "stage_$stage" >/dev/null; then

@@ -25,6 +25,12 @@ from autosam_deploy.export.finding import BUNDLE_FOLDER, find_head
 from autosam_deploy.export.show import show_facts, show_result
 from autosam_deploy.export.triton.command import triton_command
 from autosam_deploy.extras import require
+from autosam_deploy.models.image_size import (
+    ImageSize,
+    at_image_size,
+    parse_image_size,
+    show_image_size,
+)
 from autosam_deploy.spec import (
     ENCODERS,
     HEAD_KINDS,
@@ -43,7 +49,7 @@ Examples:
   autosam-export --head autosam --fp16 --samples volumes/
       calibrate and compare on volumes of your own
   autosam-export --untrained --encoder vit_h --head cnn --fp16 -o vit_h.autosam
-      random weights, to measure latency and memory
+      random weights, to measure latency and memory; --image-size 448 for a smaller input
   autosam-export --head autosam --fp16 --engine rtx --sm 89
       and an engine for GeForce RTX 40 cards, built without a GPU
   autosam-export inspect sam_vit_b_01ec64.pth
@@ -101,7 +107,10 @@ _LOWERINGS = ("explicit", "masked", "augmented")
 @click.option(
     "--outputs", default="labels,logits", show_default=True, help="labels | labels,logits"
 )
-@click.option("--image-size", help="Encoder input N or HxW in pixels, where the file does not say.")
+@click.option(
+    "--image-size",
+    help="Encoder input N or HxW in pixels: of --untrained, or of a head whose file does not say.",
+)
 @click.option(
     "--classes", help="Class names by comma, or a file with one a line; background first."
 )
@@ -203,7 +212,7 @@ def _export(options: dict[str, Any]) -> None:
         assembled, output = _assemble(options)
     console.print(
         f"{assembled.spec.head.kind} head, {len(assembled.spec.classes)} classes, on "
-        f"{assembled.spec.encoder.name} at {'x'.join(map(str, assembled.spec.encoder.image_size))}"
+        f"{assembled.spec.encoder.name} at {show_image_size(assembled.spec.encoder.image_size)}"
         f" -> {output}"
     )
     samples = collect_samples(options["samples"], assembled.spec.encoder, assembled.spec.preprocess)
@@ -275,7 +284,7 @@ def _untrained(options: dict[str, Any]) -> tuple[Any, Path]:
         raise UsageError("--num-classes", got=str(count), expected="2..255")
     sam = options["sam_checkpoint"]
     assembled = untrained(
-        encoder if size is None else encoder.resized(size),
+        encoder if size is None else at_image_size(encoder, size),
         plain_head(kind, count),
         seed=options["seed"],
         sam=None if sam is None else read_checkpoint(sam),
@@ -308,13 +317,8 @@ def _outputs(text: str) -> tuple[OutputName, ...]:
     return known[text.replace(" ", "")]
 
 
-def _image_size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-        raise UsageError("--image-size", got=repr(text), expected="N or HxW, for example 512")
-    return int(parts[0]), int(parts[-1])
+def _image_size(text: str | None) -> ImageSize | None:
+    return None if text is None else parse_image_size(text)
 
 
 def _class_names(text: str | None) -> tuple[str, ...] | None:

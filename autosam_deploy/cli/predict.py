@@ -17,6 +17,7 @@ Examples:
   autosam-predict heart.autosam -i patient.nii.gz -o labels.nii.gz
   autosam-predict heart.autosam -i volumes/ -o labels/ --preview --report run.json
   autosam-predict heart.autosam -i dicom_series/ -o labels/ --format nii.gz
+  autosam-predict heart.autosam -i volumes/ -o labels/ --option prepared=cache/
   autosam-predict -i volumes/ -o labels/ --continue
       the one bundle under runs/, skipping finished cases
 """
@@ -78,6 +79,20 @@ Examples:
     help="Execution provider of ONNX Runtime.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
+@click.option(
+    "--option",
+    "backend_options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    is_eager=True,
+    callback=lambda ctx, param, texts: _answered(ctx, texts),
+    help="An option of the backend; `--option help` lists them. May be given several times.",
+)
+@click.option(
+    "--skip-flat",
+    is_flag=True,
+    help="Make slices that hold one value background without running the model on them.",
+)
 @click.option("--preview", is_flag=True, help="Write a picture beside each label file.")
 @click.option(
     "--preview-dir",
@@ -104,6 +119,7 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     from autosam_deploy.cli.labelling import Job, label_cases
     from autosam_deploy.cli.planning import Wish, plan_cases
     from autosam_deploy.cli.report import show_cases
+    from autosam_deploy.runtime.options import parse_pairs
 
     batch = _batch(options["batch"])
     bundle = options["bundle"] or find_bundle(Path("runs"))
@@ -117,9 +133,13 @@ def main(ctx: click.Context, /, **options: Any) -> None:
         batch=batch,
         verify=not options["no_verify"],
         engine={
-            name: options[name]
-            for name in ("backend", "device", "precision", "provider", "threads")
+            **{
+                name: options[name]
+                for name in ("backend", "device", "precision", "provider", "threads")
+            },
+            "options": parse_pairs(options["backend_options"]),
         },
+        skip_flat=options["skip_flat"],
         report=options["report"],
         verbose=options["verbose"],
     )
@@ -153,6 +173,28 @@ def find_bundle(runs: Path) -> Path:
             todo="name one",
         )
     return found[0]
+
+
+def _answered(ctx: click.Context, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the texts, unless they ask for help, which needs no bundle and no volume."""
+    if "help" not in texts:
+        return texts
+    from autosam_deploy.runtime.table import backend_options
+
+    formatter = ctx.make_formatter()
+    formatter.write_text("Options of backends, as --option NAME=VALUE")
+    for backend, options in backend_options().items():
+        rows = [
+            (f"{one.name}=", f"{one.text}  [{one.expected}; default: {one.default}]")
+            for one in options
+        ]
+        with formatter.section(backend):
+            if rows:
+                formatter.write_dl(rows)
+            else:
+                formatter.write_text("none")
+    click.echo(formatter.getvalue(), nl=False)
+    return ctx.exit(0)
 
 
 def _batch(text: str) -> Any:

@@ -19,6 +19,9 @@ Status = Literal["labelled", "skipped", "failed", "stopped"]
 class CaseResult:
     """What became of one case. Times are seconds; `ml` is millilitres per class name.
 
+    seconds: `load`, `run` and `write`, each as long as it took; those of one case overlap with
+    those of others, so that their sum may exceed the time of the whole run.
+    flat_slices: how many were made background without a run; None where that was not asked for.
     batch: slices of the largest batch that ran. status "stopped" is a case that was under way when
     the run ended before its time.
     """
@@ -33,6 +36,7 @@ class CaseResult:
     axis: str | None = None
     slices: int | None = None
     batch: int | None = None
+    flat_slices: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     voxels: dict[str, int] = field(default_factory=dict)
     ml: dict[str, float] = field(default_factory=dict)
@@ -86,6 +90,8 @@ def show_cases(console: Console, run: Run) -> None:
             case.output if case.ml or case.status == "skipped" else "-",
         )
     console.print(table)
+    if flat := sum(case.flat_slices or 0 for case in run.cases):
+        console.print(f"{flat} slices that hold one value were made background without a run.")
     counts = {s: sum(c.status == s for c in run.cases) for s in ("labelled", "skipped", "failed")}
     listed = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     console.print(f"{listed} in {run.seconds:.1f} s. {run.intended_use}", highlight=False)

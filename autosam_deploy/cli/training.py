@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autosam_deploy.errors import OutputError
+from autosam_deploy.models.image_size import show_image_size
 from autosam_deploy.sizes import show_bytes
 from autosam_deploy.training.watch import Watch
 
@@ -130,8 +131,9 @@ class Screen(Watch):
                     self.say(f"  {what}: {one.name} {'x'.join(map(str, one.slices.shape))}")
 
     def embedding(self, plan: CachePlan, cache: EmbeddingCache, runtime: str) -> None:
-        """Say how much the cache lacks and will take."""
-        there = len(plan.keys) - len(plan.missing)
+        """Say what embeds, how much the cache lacks and what it will take."""
+        there, encoder = len(plan.keys) - len(plan.missing), cache.space.encoder
+        self.say(f"encoder {encoder.name} at {show_image_size(encoder.image_size)}")
         text = f"embeddings: {len(plan.keys)} needed, {there} in the cache"
         if plan.missing:
             text += (

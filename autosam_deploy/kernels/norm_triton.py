@@ -68,7 +68,6 @@ def layer_norm(
     column = tl.arange(0, block)
     there = (column < channels)[None, :]
 
-    # What is padded becomes zero below; the first value of a row is a finite stand-in for nothing.
     first = tl.load(place).to(tl.float32)[:, None]
     values = tl.load(place[:, None] + column[None, :], mask=there, other=0).to(tl.float32)
     apart = tl.where(there, values - first, 0.0)
@@ -93,13 +92,13 @@ def _case(channels: int, source: str, dtype: str) -> Case:
             "x": f"*{source}",
             **{"weight": "*fp32", "bias": "*fp32"},
             "out": f"*{dtype}",
-            **dict.fromkeys(("rows", "size_2", "stride_2"), "i32:16"),
+            **dict.fromkeys(("rows", "size_2", "stride_0", "stride_1", "stride_2"), "i32:16"),
             "eps": "fp32",
         },
-        # A contiguous stream is one axis: the others have one entry and no stride.
+        # A contiguous stream is one axis, so the one in front of it has one entry.
         constants={
-            **{"size_1": 1, "stride_0": 0, "stride_1": 0},
-            **{"channels": channels, "block_rows": cut.rows, "block": cut.columns},
+            **{"size_1": 1, "channels": channels},
+            **{"block_rows": cut.rows, "block": cut.columns},
         },
         num_warps=cut.num_warps,
         num_stages=1,

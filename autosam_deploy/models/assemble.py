@@ -14,11 +14,14 @@ from autosam_deploy.models.checkpoints import Checkpoint, HeadInfo
 from autosam_deploy.models.encoder import resize_encoder_state, seeded_encoder_state
 from autosam_deploy.models.hashing import weights_sha256
 from autosam_deploy.models.heads import POSITION_KEY, seeded_head_state
+from autosam_deploy.models.image_size import ImageSize, show_image_size
 from autosam_deploy.models.matching import (
+    encoder_at,
     encoder_source,
     encoder_weights,
     refuse_odd_names,
     refuse_other_variant,
+    refuse_resized_tables,
 )
 from autosam_deploy.models.segmenter import ENCODER_PREFIX, Segmenter, segmenter_from_state
 from autosam_deploy.spec import (
@@ -78,7 +81,7 @@ def assemble(
     sam: Checkpoint | None = None,
     classes: Sequence[str] | None = None,
     preprocess: PreprocessSpec | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     outputs: tuple[OutputName, ...] = _BOTH,
     allow_missing_pe: bool = False,
 ) -> Assembled:
@@ -97,7 +100,7 @@ def assemble(
 
     Raises:
         CheckpointError: parts are missing, or do not belong together.
-        SpecError: class names do not fit the head.
+        SpecError: class names do not fit the head, or the image size not the encoder.
     """
     if head.head is None or head.head_state is None:
         raise CheckpointError(
@@ -108,10 +111,7 @@ def assemble(
         )
     refuse_odd_names(head, optional=POSITION_KEY)
     source = encoder_source(head, sam)
-    known = head.encoder or source.encoder
-    if known is None or source.encoder_state is None:
-        raise CheckpointError(f"'{source.path}' holds no image encoder")
-    encoder = known.resized(_image_size(head, known, image_size))
+    encoder, weights = _encoder(head, source, image_size), encoder_weights(source)
     if head.head.embed_dim != encoder.out_chans:
         raise CheckpointError(
             f"'{head.path}' does not fit the encoder of '{source.path}'",
@@ -123,7 +123,7 @@ def assemble(
     )
     head_state = _with_position(head.head, head, allow_missing=allow_missing_pe)
     return Assembled(
-        segmenter=_segmenter(spec, source.encoder_state, head_state),
+        segmenter=_segmenter(spec, weights, head_state),
         spec=spec,
         encoder_sha256=str((head if head.info else source).encoder_sha256),
         trained=head.info is None or not head.info.untrained,
@@ -154,7 +154,8 @@ def untrained(
         outputs: outputs of the graph to be.
 
     Raises:
-        CheckpointError: `sam` holds no encoder, or another one.
+        CheckpointError: `sam` holds no encoder, another one, or one whose tables were interpolated
+            for another size.
         SpecError: head and encoder, or class names and head, do not fit.
     """
     names = default_classes(head.num_classes, None if classes is None else tuple(classes))
@@ -165,6 +166,7 @@ def untrained(
     else:
         weights, sha256 = encoder_weights(sam), str(sam.encoder_sha256)
         refuse_other_variant(sam, encoder, wanted_by="the request")
+        refuse_resized_tables(sam, encoder.image_size)
     return Assembled(
         segmenter=_segmenter(spec, weights, seeded_head_state(head, seed + 1)),
         spec=spec,
@@ -175,17 +177,19 @@ def untrained(
     )
 
 
-def _image_size(
-    head: Checkpoint, known: EncoderSpec, asked: tuple[int, int] | None
-) -> tuple[int, int]:
-    """Return the asked size where the head's file does not tell what it was trained at."""
-    if asked is None or asked == known.image_size or head.encoder is None:
-        return asked or known.image_size
+def _encoder(head: Checkpoint, source: Checkpoint, asked: ImageSize | None) -> EncoderSpec:
+    """Return the encoder at the size of training; the asked one counts where no file tells that."""
+    known = head.encoder
+    if known is None:
+        return encoder_at(source, asked)
+    if asked is None or asked == known.image_size:
+        return known
     raise CheckpointError(
         f"'{head.path}' was trained at another image size",
-        got=f"{asked[0]}x{asked[1]}",
-        expected=f"{known.image_size[0]}x{known.image_size[1]}",
-        todo="leave the image size out, or train at the size that you want",
+        got=show_image_size(asked),
+        expected=show_image_size(known.image_size),
+        todo="leave the image size out, or train a head at the size that you want with "
+        f"autosam-train --image-size {show_image_size(asked)}",
     )
 
 

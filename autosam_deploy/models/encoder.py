@@ -48,9 +48,13 @@ def build_encoder(spec: EncoderSpec) -> ImageEncoderViT:
 def resize_encoder_state(state: Mapping[str, Tensor], spec: EncoderSpec) -> dict[str, Tensor]:
     """Interpolate the positional tables of an encoder's weights to another token grid.
 
-    The absolute embedding is resized bicubically; the relative tables of global blocks linearly,
-    as `get_rel_pos` of segment_anything/modeling/image_encoder.py does. Tables of windowed blocks
-    do not depend on the image. Tensors that fit already are returned as they are.
+    The absolute embedding is resized bicubically, without antialiasing and with
+    align_corners=False, as the ViTDet that SAM's encoder descends from does it (`get_abs_pos` of
+    detectron2/modeling/backbone/utils.py); SAM itself knows one size only. The relative tables of
+    global blocks are resized linearly, as `get_rel_pos` does in every pass
+    (segment_anything/modeling/image_encoder.py): done once here, all that read the state see one
+    set of tables whose shapes agree with the spec. Windows keep their size, hence their tables.
+    Tensors that fit already are returned as they are.
 
     Args:
         state: weights with the keys of `ImageEncoderViT`, for any grid.

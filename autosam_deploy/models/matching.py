@@ -10,6 +10,7 @@ from autosam_deploy.errors import CheckpointError
 from autosam_deploy.models.checkpoints import Checkpoint
 from autosam_deploy.models.encoder import resize_encoder_state
 from autosam_deploy.models.hashing import weights_sha256
+from autosam_deploy.models.image_size import ImageSize, at_image_size, show_image_size
 from autosam_deploy.models.segmenter import ENCODER_PREFIX
 from autosam_deploy.models.states import listing
 from autosam_deploy.spec import EncoderSpec
@@ -36,6 +37,8 @@ def encoder_source(head: Checkpoint, sam: Checkpoint | None) -> Checkpoint:
     if head.encoder is None:
         return sam
     refuse_other_variant(sam, head.encoder, wanted_by=f"'{head.path}'")
+    if sam.encoder_sha256 == head.encoder_sha256:
+        refuse_resized_tables(sam, head.encoder.image_size)
     if str(head.encoder_sha256) not in _hashes(sam, weights, head.encoder):
         raise CheckpointError(
             f"'{sam.path}' does not hold the encoder weights that '{head.path}' was trained on",
@@ -60,6 +63,52 @@ def encoder_weights(sam: Checkpoint) -> Mapping[str, Tensor]:
         )
     refuse_odd_names(sam, part=ENCODER_PREFIX)
     return sam.encoder_state
+
+
+def encoder_at(sam: Checkpoint, image_size: ImageSize | None) -> EncoderSpec:
+    """Return the encoder of a file for an input size.
+
+    Args:
+        sam: a file with the encoder's weights.
+        image_size: (height, width) in pixels; None is the size of the file's tables.
+
+    Raises:
+        CheckpointError: the file holds no encoder, or tables that were interpolated for another
+            size.
+        SpecError: the encoder cannot take the size.
+    """
+    if sam.encoder is None or sam.encoder_state is None:
+        raise CheckpointError(f"'{sam.path}' holds no image encoder", expected="SAM's weights")
+    if image_size is None or image_size == sam.encoder.image_size:
+        return sam.encoder
+    refuse_resized_tables(sam, image_size)
+    return at_image_size(sam.encoder, image_size)
+
+
+def refuse_resized_tables(sam: Checkpoint, wanted: ImageSize) -> None:
+    """Refuse to interpolate positional tables that were interpolated already.
+
+    Weights of a bundle bear the hash of the original ones. Interpolated twice, their tables would
+    be others than those that hash and size stand for, in caches and in bundles alike.
+
+    Args:
+        sam: a file with the encoder's weights.
+        wanted: the input size (height, width) in pixels that its tables shall be for.
+
+    Raises:
+        CheckpointError: naming both sizes.
+    """
+    held = sam.encoder
+    if held is None or sam.encoder_state is None or held.image_size == wanted or sam.info is None:
+        return
+    if weights_sha256(sam.encoder_state) == sam.info.encoder_sha256:
+        return
+    raise CheckpointError(
+        f"the positional tables of '{sam.path}' were interpolated for another image size",
+        got=show_image_size(held.image_size),
+        expected=show_image_size(wanted),
+        todo="give the file that they were made from: SAM's own weights",
+    )
 
 
 def _hashes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from autosam_deploy.errors import (
     DeviceUnavailableError,
     OutOfMemoryError,
 )
+from autosam_deploy.runtime.options import NoOptions, changed
 from autosam_deploy.spec import slice_sizes
 
 #: Neither ONNX Runtime nor torch on the CPU has an error class for a full memory; these are the
@@ -67,6 +68,7 @@ class BackendInfo:
     """What is really in use, for reports: never what was merely asked for.
 
     `notes` says what is worth knowing beyond `reason`: nodes left on the CPU, halved batches.
+    `options` are those of the backend that are not at their default, as they would be written.
     """
 
     backend: str
@@ -78,6 +80,7 @@ class BackendInfo:
     reason: str
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    options: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values."""
@@ -94,19 +97,36 @@ class Backend(ABC):
 
     #: The name of the backend's row in `table.BACKENDS`.
     name: str
+    #: The frozen dataclass of what the backend can do beyond a `Request` (see `runtime.options`).
+    options_class: type[Any] = NoOptions
+    #: How many parts of a batch run side by side; smaller batches leave some of it idle.
+    side_by_side: int = 1
 
-    def __init__(self, bundle: Bundle, request: Request) -> None:
+    def __init__(self, bundle: Bundle, request: Request, *, options: Any = None) -> None:
         """Load the model.
+
+        Args:
+            bundle: an opened bundle.
+            request: device, precision, threads.
+            options: of `options_class`; None is its defaults.
 
         Raises:
             BackendUnavailableError: the runtime's library is missing.
             DeviceUnavailableError: the device that was asked for is not there.
-            BackendError: the bundle lacks what was asked for, or the model cannot be loaded.
+            BackendError: the bundle lacks what was asked for, the model cannot be loaded, or the
+                options are another backend's.
         """
         self.bundle = bundle
         self.model = bundle.manifest.model
         self.closed = False
-        self.info = self._open(request)
+        self.options = self.options_class() if options is None else options
+        if not isinstance(self.options, self.options_class):
+            raise BackendError(
+                f"options of backend '{self.name}'",
+                got=type(options).__name__,
+                expected=self.options_class.__name__,
+            )
+        self.info = replace(self._open(request), options=changed(self.options))
 
     @abstractmethod
     def _open(self, request: Request) -> BackendInfo:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -16,9 +16,10 @@ from autosam_deploy.bundle.manifest import Manifest, Precision
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import BackendInputError, OutOfMemoryError
 from autosam_deploy.runtime.backend import Backend, BackendInfo, ProviderName, Request
+from autosam_deploy.runtime.options import make_options
 from autosam_deploy.runtime.table import DEFAULT, backend_class
 from autosam_deploy.spec import Axis
-from autosam_deploy.volumes.slices import resolve_axis, slices_along, stack_labels
+from autosam_deploy.volumes.slices import resolve_axis, slices_along
 from autosam_deploy.volumes.volume import Volume
 
 _LOG = logging.getLogger(__name__)
@@ -29,6 +30,13 @@ Progress = Callable[[int, int], None]
 #: than in an error that could be answered; GPUs do report it, and the batch is halved.
 _AUTO_PIXELS = {"cpu": 1024 * 1024, "cuda": 4 * 1024 * 1024}
 _AUTO_MOST = 16
+
+
+@dataclass(frozen=True)
+class Labels(Volume):
+    """Labels of a volume, uint8; `skipped` slices of it were not run and are background."""
+
+    skipped: int = 0
 
 
 class Engine:
@@ -54,6 +62,7 @@ class Engine:
         precision: Precision | Literal["auto"] = "auto",
         threads: int | None = None,
         provider: ProviderName = "auto",
+        options: Mapping[str, Any] | None = None,
         verify: bool = True,
     ) -> Engine:
         """Open a bundle.
@@ -66,18 +75,22 @@ class Engine:
             precision: "auto" takes fp32 on CPUs; on GPUs fp16 if the bundle has it, else fp32.
             threads: CPU threads; None means every core that this process may use.
             provider: ONNX Runtime's execution provider, for that backend alone.
+            options: of the backend, by field of its `options_class`: values, or texts as on a
+                command line (`{"arena": "off"}`).
             verify: hash the bundle's members before using them (a `Bundle` was opened already).
 
         Raises:
             BundleError: the bundle is not sound.
             BackendError: the backend, device or precision is not there.
+            UsageError: the backend has no such option, or it takes other values.
         """
         if threads is not None and threads < 1:
             raise BackendInputError("threads", got=str(threads), expected="1 or more")
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=verify)
         kind = backend_class(DEFAULT if backend == "auto" else backend)
         request = Request(device=device, precision=precision, threads=threads, provider=provider)
-        return cls(opened, kind(opened, request))
+        chosen = make_options(kind.options_class, options or {}, backend=kind.name)
+        return cls(opened, kind(opened, request, options=chosen))
 
     @property
     def info(self) -> BackendInfo:
@@ -134,8 +147,9 @@ class Engine:
         *,
         axis: Axis | None = None,
         batch: int | Literal["auto"] = "auto",
+        skip_flat: bool = False,
         progress: Progress | None = None,
-    ) -> Volume:
+    ) -> Labels:
         """Label every slice of a volume.
 
         Beside the volume and its labels one batch of float32 slices is in memory.
@@ -145,10 +159,13 @@ class Engine:
             axis: image axis that slices are taken along; None is the bundle's own.
             batch: slices per run; `auto` sizes it by the encoder. Halved when memory runs out,
                 with a warning in the log.
-            progress: called with (slices done, slices in all).
+            skip_flat: slices that hold one value are background without a run. A model may say
+                something else of them: normalised, such a slice is zeros, which it was hardly
+                ever trained on.
+            progress: called with (slices done, slices to run).
 
         Returns:
-            Labels uint8 in the same geometry.
+            Labels uint8 in the same geometry, and how many slices were skipped.
 
         Raises:
             BackendInputError: values that are not finite or do not fit float32; no slices.
@@ -160,31 +177,47 @@ class Engine:
             raise BackendInputError("batch", got=str(batch), expected="1 or more, or auto")
         if 0 in stack.shape:
             raise BackendInputError("the volume is empty", got=f"shape {volume.array.shape}")
-        _check_finite(stack, volume.name)
-        size = self.auto_batch(len(stack)) if batch == "auto" else min(batch, len(stack))
+        _check_finite(volume)
+        todo = np.flatnonzero(~_flat(stack)) if skip_flat else np.arange(len(stack))
+        # In the order of the volume: turned round afterwards, labels would be there twice.
+        labels = np.zeros(volume.array.shape, np.uint8)
+        self._run_all(stack, slices_along(labels, chosen), todo, batch, progress)
+        skipped = len(stack) - len(todo)
+        return Labels(labels, volume.geometry, volume.name, skipped=skipped)
+
+    def _run_all(
+        self,
+        stack: NDArray[Any],
+        labels: NDArray[np.uint8],
+        todo: NDArray[np.intp],
+        batch: int | Literal["auto"],
+        progress: Progress | None,
+    ) -> None:
+        """Fill in the labels of the slices with the numbers `todo`, a batch at a time."""
+        size = self.auto_batch(len(todo)) if batch == "auto" else min(batch, len(todo))
         size = min(size, self._largest or size)
-        labels = np.empty(stack.shape, np.uint8)
         done = 0
-        while done < len(stack):
+        while done < len(todo):
+            part = _numbers(todo[done : done + size])
             try:
-                labels[done : done + size] = self.labels(stack[done : done + size])
+                labels[part] = self.labels(stack[part])
             except OutOfMemoryError:
                 if size == 1:
                     raise
                 self._largest = size = (size + 1) // 2
                 _LOG.warning("out of memory: going on with batches of %d slices", size)
                 continue
-            done = min(done + size, len(stack))
+            done = min(done + size, len(todo))
             if progress is not None:
-                progress(done, len(stack))
-        return Volume(stack_labels(labels, chosen), volume.geometry, volume.name)
+                progress(done, len(todo))
 
     def auto_batch(self, slices: int = _AUTO_MOST) -> int:
         """Return the batch size that `auto` stands for, with so many slices to run."""
         height, width = self.manifest.model.encoder.image_size
         device = self.backend.info.device.partition(":")[0]
         pixels = _AUTO_PIXELS.get(device, _AUTO_PIXELS["cpu"])
-        return max(1, min(_AUTO_MOST, slices, pixels // (height * width)))
+        wanted = max(pixels // (height * width), self.backend.side_by_side)
+        return max(1, min(max(_AUTO_MOST, self.backend.side_by_side), slices, wanted))
 
     def close(self) -> None:
         """Release the model."""
@@ -234,14 +267,27 @@ def as_slices(slices: NDArray[Any]) -> NDArray[np.float32]:
         ) from error
 
 
-def _check_finite(stack: NDArray[Any], name: str) -> None:
-    """Refuse NaN and infinity before the first of many slow batches, slice by slice for memory."""
-    if stack.dtype.kind != "f":
+def _check_finite(volume: Volume) -> None:
+    """Refuse NaN and infinity before the first of many slow batches, plane by plane for memory."""
+    if volume.array.dtype.kind != "f":
         return
-    bad = sum(image.size - int(np.isfinite(image).sum()) for image in stack)
+    # Planes as they lie in memory, whatever axis is sliced along.
+    bad = sum(plane.size - int(np.isfinite(plane).sum()) for plane in volume.array)
     if bad:
         raise BackendInputError(
-            f"volume '{name}' holds values that are not finite",
-            got=f"{bad} of {stack.size}",
+            f"volume '{volume.name}' holds values that are not finite",
+            got=f"{bad} of {volume.array.size}",
             todo="mask NaN and infinity before segmenting",
         )
+
+
+def _flat(stack: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which slices of (N, H, W) hold one value, without a copy of the stack."""
+    found: NDArray[np.bool_] = stack.min(axis=(1, 2)) == stack.max(axis=(1, 2))
+    return found
+
+
+def _numbers(part: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """Return slice numbers as a range where they are one: then a batch is a view."""
+    first, last = int(part[0]), int(part[-1])
+    return slice(first, last + 1) if last - first + 1 == len(part) else part

@@ -19,14 +19,17 @@ from autosam_deploy.runtime.backend import (
     Request,
     parse_device,
 )
-from autosam_deploy.runtime.nvidia.engine_cache import OrtOptions, build_hints
+from autosam_deploy.runtime.nvidia.engine_cache import build_hints
 from autosam_deploy.runtime.nvidia.plugin import require_plugin
+from autosam_deploy.runtime.ort_options import OrtOptions
+from autosam_deploy.runtime.prepared import Prepared
 from autosam_deploy.runtime.providers import (
     PROVIDERS,
     cuda_devices,
     import_onnxruntime,
     open_session,
     placement,
+    quiet_options,
     run_session,
     work_on_cpu,
 )
@@ -38,6 +41,8 @@ class OrtBackend(Backend):
     """ONNX Runtime, one session."""
 
     name = "onnxruntime"
+    options_class = OrtOptions
+    options: OrtOptions
 
     def __init__(
         self, bundle: Bundle, request: Request, *, options: OrtOptions | None = None
@@ -49,8 +54,7 @@ class OrtBackend(Backend):
             DeviceUnavailableError: the device or provider that was asked for is not there.
             BackendError: the bundle lacks what was asked for, or the graph cannot be loaded.
         """
-        self.options = options or OrtOptions()
-        super().__init__(bundle, request)
+        super().__init__(bundle, request, options=options)
 
     def _open(self, request: Request) -> BackendInfo:
         ort = import_onnxruntime()
@@ -58,22 +62,8 @@ class OrtBackend(Backend):
         threads = request.threads or usable_cores()
         artefact, precision_why = self._choose_artefact(request, on_cpu=provider == "cpu")
 
-        def load() -> tuple[Any, tuple[str, ...]]:
-            path = self.bundle.file(artefact.file)
-            hints = build_hints(
-                self.bundle,
-                artefact,
-                provider=provider,
-                version=ort.__version__,
-                cache=self.options.cache,
-            )
-            session = open_session(
-                ort, path, provider=provider, index=index, threads=threads, hints=hints.options
-            )
-            return session, hints.notes
-
         try:
-            self.session, built = load()
+            self.session, notes = self._load(ort, artefact, provider, index, threads)
         except DeviceUnavailableError as error:
             if request.device != "auto" or request.provider != "auto":
                 raise
@@ -81,7 +71,7 @@ class OrtBackend(Backend):
             provider, why = "cpu", f"the GPU is not usable ({error})"
             _LOG.warning("running on the CPU: %s", why)
             artefact, precision_why = self._choose_artefact(request, on_cpu=True)
-            self.session, built = load()
+            self.session, notes = self._load(ort, artefact, provider, index, threads)
         _check_signature(self.session, self)
         if provider == "cpu" and artefact.precision != "fp32":
             _LOG.warning(
@@ -96,10 +86,44 @@ class OrtBackend(Backend):
             threads=threads,
             reason=f"{why}; {precision_why}",
             versions={"onnxruntime": ort.__version__},
-            notes=()
-            if provider == "cpu"
-            else (*_notes(self.session, provider, artefact.precision), *built),
+            notes=(*_notes(self.session, provider, artefact.precision), *notes),
         )
+
+    def _load(
+        self, ort: Any, artefact: Artefact, provider: str, index: int, threads: int
+    ) -> tuple[Any, tuple[str, ...]]:
+        """Return a session and what a report should say of it."""
+        path, optimised = self.bundle.file(artefact.file), False
+        hints = build_hints(
+            self.bundle,
+            artefact,
+            provider=provider,
+            version=ort.__version__,
+            cache=self.options.cache,
+        )
+        notes = hints.notes
+        if self.options.prepared is not None:
+            if provider == "cpu":
+                prepared = Prepared(ort, path, artefact, self.options.prepared)
+                chosen = quiet_options(
+                    ort, threads=threads, provider=provider, options=self.options
+                )
+                found = prepared.find(chosen)
+                path, optimised = found or path, found is not None
+                notes = prepared.notes
+            else:
+                notes += ("graphs are prepared for the CPU provider alone",)
+        session = open_session(
+            ort,
+            path,
+            provider=provider,
+            index=index,
+            threads=threads,
+            hints=hints.options,
+            options=self.options,
+            optimised=optimised,
+        )
+        return session, notes
 
     def _choose_provider(self, ort: Any, request: Request) -> tuple[str, int, str]:
         """Return provider word, device index and the reason."""
@@ -179,6 +203,8 @@ def _available(cuda_count: int) -> str:
 
 def _notes(session: Any, provider: str, precision: Precision) -> tuple[str, ...]:
     """Say what a user who asked for a GPU might not expect."""
+    if provider == "cpu":
+        return ()
     notes = []
     if counts := work_on_cpu(session):
         shown = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))

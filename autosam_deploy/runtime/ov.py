@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from autosam_deploy.runtime.backend import (
     parse_device,
     refuse_provider,
 )
+from autosam_deploy.runtime.options import in_words
 from autosam_deploy.runtime.ov_model import (
     HINTS,
     Chain,
@@ -45,19 +47,34 @@ class OvOptions:
 
     cache: folder in which compiled models are kept; never in the bundle, whose members are hashed.
     None compiles in every process.
+    mode: "latency" gives all threads to one run. "throughput" cuts every batch into parts that run
+    side by side with fewer threads each: more slices a second where batches are large enough, with
+    memory for each part.
+    streams: how many parts; None leaves it to OpenVINO. Of mode "throughput" alone.
     """
 
-    cache: Path | None = None
+    cache: Path | None = field(
+        default=None, metadata=in_words("folder in which compiled models are kept")
+    )
+    mode: Literal["latency", "throughput"] = field(
+        default="latency",
+        metadata=in_words("all threads for one run, or parts of a batch side by side"),
+    )
+    streams: int | None = field(
+        default=None, metadata=in_words("how many parts in mode throughput", none="auto")
+    )
 
 
 class OvBackend(Backend):
-    """OpenVINO on the CPU: one stream, explicit threads, a pinned precision.
+    """OpenVINO on the CPU: explicit threads and streams, a pinned precision.
 
     bf16 is made of the float32 graph by OpenVINO; normalisation, last resize and argmax stay in
     float32 (`ov_model.cut_graph`).
     """
 
     name = "openvino"
+    options_class = OvOptions
+    options: OvOptions
 
     def __init__(
         self, bundle: Bundle, request: Request, *, options: OvOptions | None = None
@@ -75,11 +92,11 @@ class OvBackend(Backend):
             BackendError: another precision, no float32 graph, or it cannot be loaded.
             BundleError: the graph was altered.
         """
-        self.options = options or OvOptions()
-        super().__init__(bundle, request)
+        super().__init__(bundle, request, options=options)
 
     def _open(self, request: Request) -> BackendInfo:
         _check_request(request)
+        _check_options(self.options)
         ov = import_openvino()
         precision = "fp32" if request.precision == "auto" else request.precision
         processor, capabilities = _processor(ov)
@@ -98,8 +115,16 @@ class OvBackend(Backend):
         threads = request.threads or usable_cores()
         model = read_graph(ov, self.bundle.file(artefact.file))
         self._check_signature(model)
-        settings = Settings(threads=threads, cache=folder)
+        mode, streams = self.options.mode, self.options.streams
+        settings = Settings(
+            threads=threads,
+            cache=folder,
+            mode=mode,
+            streams=1 if mode == "latency" else streams,
+        )
         self.chain = Chain(ov, model, precision, settings)
+        self.side_by_side = self.chain.streams
+        self._pool = ThreadPoolExecutor(self.chain.streams, thread_name_prefix="openvino")
         self._load: Callable[[], Chain] = lambda: Chain(
             ov, read_graph(ov, self.bundle.file(artefact.file)), precision, settings
         )
@@ -108,6 +133,10 @@ class OvBackend(Backend):
             notes = (f"cache of compiled models '{folder}' ({used})",)
         if self.chain.threads != threads:
             notes += (f"{threads} threads were asked for, OpenVINO takes {self.chain.threads}",)
+        if mode == "throughput":
+            notes += (f"batches run in up to {self.chain.streams} parts side by side",)
+        if streams not in (None, self.chain.streams):
+            notes += (f"{streams} streams were asked for, OpenVINO takes {self.chain.streams}",)
         if precision == "bf16":
             notes += (
                 f"bf16 is OpenVINO's rounding of {artefact.file.path}; normalisation, last resize "
@@ -183,9 +212,7 @@ class OvBackend(Backend):
                     todo="free memory, or use a smaller --batch",
                 ) from error
         try:
-            found = self.chain.run({"slices": slices})
-            # What it returns is memory of its own.
-            return {name: np.array(found[name]) for name in names}
+            return self._run_parts(slices, names)
         except Exception as error:
             # OpenVINO's exceptions share no base class of their own.
             if full := memory_error(slices, error):
@@ -194,8 +221,36 @@ class OvBackend(Backend):
                 raise full from error
             raise BackendError("OpenVINO failed", got=str(error)[-300:]) from error
 
+    def _run_parts(self, slices: NDArray[np.float32], names: tuple[str, ...]) -> Outputs:
+        """Run a batch, in parts side by side where there are streams for that."""
+        count = min(self.chain.streams, len(slices))
+        if count == 1:
+            found = self.chain.run({"slices": slices})
+            # What it returns is memory of its own.
+            return {name: np.array(found[name]) for name in names}
+        parts = [{"slices": part} for part in np.array_split(slices, count)]
+        # All of them end before an error is raised: it may close the model.
+        running = [self._pool.submit(self.chain.run, part) for part in parts]
+        wait(running)
+        outputs = [one.result() for one in running]
+        return {name: np.concatenate([one[name] for one in outputs]) for name in names}
+
     def _close(self) -> None:
+        self._pool.shutdown()
         self.chain.close()
+
+
+def _check_options(options: OvOptions) -> None:
+    if options.streams is None:
+        return
+    if options.mode == "latency" and options.streams > 1:
+        raise BackendError(
+            "streams belong to mode 'throughput'",
+            got=f"{options.streams} streams in mode latency",
+            todo="set mode=throughput as well",
+        )
+    if options.streams < 1:
+        raise BackendError("streams", got=str(options.streams), expected="1 or more")
 
 
 def _check_request(request: Request) -> None:

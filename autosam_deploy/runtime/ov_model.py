@@ -12,8 +12,9 @@ from typing import Any
 from autosam_deploy.errors import BackendError, BackendUnavailableError, MissingExtraError
 from autosam_deploy.extras import require
 
-#: OpenVINO's names of precisions, as hints and as what is read back.
+#: OpenVINO's names of precisions and modes, as hints and as what is read back.
 HINTS = {"fp32": "f32", "bf16": "bf16"}
+MODES = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
 REALISED = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 #: Work that belongs into the low-precision part of a cut graph, and nowhere else.
@@ -24,11 +25,14 @@ _HEAVY = frozenset({"Convolution", "ConvolutionBackpropData", "MatMul"})
 class Settings:
     """How a graph is compiled.
 
-    threads: CPU threads of one run. cache: folder for compiled models, None for none.
+    threads: CPU threads of all runs together. cache: folder for compiled models, None for none.
+    mode: a key of `MODES`. streams: runs side by side; None is OpenVINO's own number.
     """
 
     threads: int
     cache: Path | None = None
+    mode: str = "latency"
+    streams: int | None = 1
 
 
 def import_openvino() -> ModuleType:
@@ -92,11 +96,13 @@ class Chain:
         #: Of the part that holds the encoder, as OpenVINO states it.
         self.precision = _realised(max(self._compiled, key=_size))
         self.threads = int(self._compiled[0].get_property("INFERENCE_NUM_THREADS"))
+        #: How many runs go on side by side, each with a share of the threads.
+        self.streams = min(int(one.get_property("NUM_STREAMS")) for one in self._compiled)
         self.devices = ", ".join(self._compiled[0].get_property("EXECUTION_DEVICES"))
         self.cached = all(_from_cache(compiled) for compiled in self._compiled)
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Run every part.
+        """Run every part; threads may do so at the same time.
 
         Args:
             inputs: the graph's inputs by name, contiguous.
@@ -221,12 +227,13 @@ def _properties(precision: str, settings: Settings) -> dict[str, Any]:
     properties: dict[str, Any] = {
         # OpenVINO's own choice is bf16 on every CPU that has it.
         "INFERENCE_PRECISION_HINT": HINTS[precision],
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": MODES[settings.mode],
         "INFERENCE_NUM_THREADS": settings.threads,
         # Pinned, the threads of every process on a machine would share its first cores.
         "ENABLE_CPU_PINNING": False,
     }
+    if settings.streams is not None:
+        properties["NUM_STREAMS"] = settings.streams
     if settings.cache is not None:
         properties["CACHE_DIR"] = str(settings.cache)
     return properties

@@ -17,6 +17,7 @@ from autosam_deploy.errors import BackendError, BackendUnavailableError, DeviceU
 from autosam_deploy.runtime.backend import Outputs, memory_error
 from autosam_deploy.runtime.nvidia.cudart import probe_driver
 from autosam_deploy.runtime.nvidia.plugin import RTX, rtx_device
+from autosam_deploy.runtime.ort_options import OrtOptions, session_options
 
 #: Command-line word -> ONNX Runtime's name.
 PROVIDERS = {
@@ -77,6 +78,8 @@ def open_session(
     index: int,
     threads: int,
     hints: dict[str, str] | None = None,
+    options: OrtOptions | None = None,
+    optimised: bool = False,
 ) -> Any:
     """Load a graph on one provider, or fail.
 
@@ -87,23 +90,22 @@ def open_session(
         index: CUDA device number.
         threads: of the CPU, for one run.
         hints: further options of the provider (`engine_cache.build_hints`).
+        options: of the session; None is the defaults.
+        optimised: the graph is as ONNX Runtime would rewrite it already (`prepared`).
 
     Raises:
         DeviceUnavailableError: a GPU provider cannot be loaded or did not take the model.
-        BackendError: the graph cannot be loaded.
+        BackendError: the graph cannot be loaded, or an option is out of range.
     """
-    options = _session_options(ort, threads)
+    chosen = quiet_options(ort, threads=threads, provider=provider, options=options)
+    if optimised:
+        chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if provider == "cpu":
-        # The plan that ONNX Runtime makes of the first run of a size is allocated as one block
-        # beside the memory which that run left, from the second run on. ViT-B at 1024x1024, one
-        # slice, 2 cores: 2.3 GB at the peak with plans, 1.5 GB without, no slower. (An arena that
-        # shrinks after each run peaks as low there, but a small model took a third longer.)
-        options.enable_mem_pattern = False
-        return _create(ort, path, options, [PROVIDERS["cpu"]])
+        return _create(ort, path, chosen, [PROVIDERS["cpu"]])
     # Not `session.disable_cpu_ep_fallback`: it also refuses the shape arithmetic that ONNX Runtime
     # keeps on the CPU by design, which every graph with dynamic sizes has. The placement of the
     # nodes is read back and judged instead (`work_on_cpu`).
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    chosen.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # CUDA and cuDNN from pip's nvidia-* wheels are on no search path; this finds them there. Its
     # complaints are printed, and repeated by what follows.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -114,10 +116,10 @@ def open_session(
     try:
         if provider == "rtx":
             # A plugin is engaged by its device; what it does not take goes to the CPU.
-            options.add_provider_for_devices([rtx_device(ort, index)], hints or {})
-            session = _create(ort, path, options, None)
+            chosen.add_provider_for_devices([rtx_device(ort, index)], hints or {})
+            session = _create(ort, path, chosen, None)
         else:
-            session = _create(ort, path, options, _gpu_providers(provider, index, hints or {}))
+            session = _create(ort, path, chosen, _gpu_providers(provider, index, hints or {}))
     except (BackendUnavailableError, DeviceUnavailableError):
         raise
     except BackendError as error:
@@ -139,6 +141,16 @@ def open_session(
             todo="use another --precision, or ask for --device cpu",
         )
     return session
+
+
+def quiet_options(ort: Any, *, threads: int, provider: str, options: OrtOptions | None) -> Any:
+    """Return a session's options (see `session_options`) with nothing on the user's screen."""
+    found = session_options(
+        ort, threads=threads, provider=provider, options=options or OrtOptions()
+    )
+    # What a session logs as an error it also raises: our message has it, once.
+    found.log_severity_level = _FATAL
+    return found
 
 
 def run_session(session: Any, slices: NDArray[np.float32], names: tuple[str, ...]) -> Outputs:
@@ -181,16 +193,6 @@ def work_on_cpu(session: Any) -> Counter[str]:
         if part.ep_name == PROVIDERS["cpu"]
         for node in part.get_nodes()
     )
-
-
-def _session_options(ort: Any, threads: int) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # What a session logs as an error it also raises: our message has it, once.
-    options.log_severity_level = _FATAL
-    return options
 
 
 def _gpu_providers(

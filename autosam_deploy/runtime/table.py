@@ -6,6 +6,7 @@ from importlib import import_module
 
 from autosam_deploy.errors import BackendUnavailableError
 from autosam_deploy.runtime.backend import Backend
+from autosam_deploy.runtime.options import Option, describe
 
 #: Name -> (module, class); modules are imported when the backend is asked for.
 BACKENDS: dict[str, tuple[str, str]] = {
@@ -32,3 +33,8 @@ def backend_class(name: str) -> type[Backend]:
     module, attribute = BACKENDS[name]
     found: type[Backend] = getattr(import_module(module), attribute)
     return found
+
+
+def backend_options() -> dict[str, tuple[Option, ...]]:
+    """Return what can be set by words, for every backend (see `runtime.options`)."""
+    return {name: describe(backend_class(name).options_class) for name in BACKENDS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from autosam_deploy.runtime.nvidia.contexts import Contexts
 from autosam_deploy.runtime.nvidia.cudart import Cuda, open_device
 from autosam_deploy.runtime.nvidia.lanes import Lane, LaneOptions, LanePool
 from autosam_deploy.runtime.nvidia.plan import Plan, load_plan, parts_of, read_plan
+from autosam_deploy.runtime.options import in_words
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,16 @@ class TrtOptions:
     the first runs of every process.
     """
 
+    # For hosts with threads or streams of their own; a command line has neither.
     contexts: int = 2
-    graphs: bool = False
+    graphs: bool = field(
+        default=False, metadata=in_words("replay a CUDA graph where a size comes twice in a row")
+    )
     stream: int | None = None
-    runtime_cache: Path | None = None
+    runtime_cache: Path | None = field(
+        default=None,
+        metadata=in_words("folder in which TensorRT-RTX keeps the kernels it compiles"),
+    )
 
 
 class TrtBackend(Backend):
@@ -50,6 +57,8 @@ class TrtBackend(Backend):
     """
 
     name = "tensorrt"
+    options_class = TrtOptions
+    options: TrtOptions
 
     def __init__(
         self, bundle: Bundle, request: Request, *, options: TrtOptions | None = None
@@ -68,8 +77,7 @@ class TrtBackend(Backend):
             BundleError: the engine was altered.
             OutOfMemoryError: the engine does not fit on the device.
         """
-        self.options = options or TrtOptions()
-        super().__init__(bundle, request)
+        super().__init__(bundle, request, options=options)
 
     def _open(self, request: Request) -> BackendInfo:
         index = _device_index(request)

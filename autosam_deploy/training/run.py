@@ -17,6 +17,7 @@ from autosam_deploy.errors import UsageError
 from autosam_deploy.files import sha256_file
 from autosam_deploy.models.checkpoints import HeadInfo, read_checkpoint
 from autosam_deploy.models.heads import Head
+from autosam_deploy.models.image_size import ImageSize
 from autosam_deploy.spec import (
     HeadKind,
     ModelSpec,
@@ -47,12 +48,13 @@ class TrainRequest:
 
     kind: of the head; `autosam` starts from SAM's own mask decoder where the file has one.
     class_names: background first. sam_checkpoint: file with the frozen encoder's weights.
-    image_size: encoder input (height, width); None is the size of the file's tables. views:
-    augmented copies. cache: folder of embeddings, shared by heads and runs. cache_limit: bytes of
-    the whole folder. device: `auto`, `cpu`, `cuda`, `cuda:N`. runtime: of the encoder; None
-    chooses. threads: CPU threads, of the whole process; None is every core. final_relu: end a
-    linear head as the reference does. cnn_channels: narrowest layer of a cnn head. start_from: a
-    head's file whose weights are the start. command: for run.json.
+    image_size: encoder input (height, width), which the head's file keeps and its export takes;
+    None is the size of the file's tables. views: augmented copies. cache: folder of embeddings,
+    shared by heads and runs. cache_limit: bytes of the whole folder. device: `auto`, `cpu`, `cuda`,
+    `cuda:N`. runtime: of the encoder; None chooses. threads: CPU threads, of the whole process;
+    None is every core. final_relu: end a linear head as the reference does. cnn_channels: narrowest
+    layer of a cnn head. start_from: a head's file whose weights are the start. command: for
+    run.json.
     """
 
     kind: HeadKind
@@ -61,7 +63,7 @@ class TrainRequest:
     cache: Path
     config: FitConfig = field(default_factory=FitConfig)
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
-    image_size: tuple[int, int] | None = None
+    image_size: ImageSize | None = None
     views: Views | None = None
     cache_limit: int = DEFAULT_CACHE_BYTES
     cache_dtype: CacheDtype = "float16"
@@ -110,7 +112,8 @@ def train_head(
 
     Raises:
         UsageError: no volumes; nothing to resume, or another fit.
-        CheckpointError: the file holds no encoder.
+        CheckpointError: the file holds no encoder, or tables that were interpolated already.
+        SpecError: the encoder cannot take the image size.
         TrainingError: training cannot go on.
         OutputError: the cache or a result cannot be written.
     """

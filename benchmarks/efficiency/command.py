@@ -21,12 +21,14 @@ from autosam_deploy.benchmarks.efficiency.plan import (
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
 from autosam_deploy.errors import UsageError
 from autosam_deploy.extras import require
+from autosam_deploy.models.image_size import ImageSize, parse_image_size
 from autosam_deploy.sizes import parse_bytes
 from autosam_deploy.spec import ENCODERS, PreprocessSpec
 
 if TYPE_CHECKING:
-    from autosam_deploy.benchmarks.efficiency.material import Sam, StudyData
+    from autosam_deploy.benchmarks.efficiency.material import StudyData
     from autosam_deploy.benchmarks.efficiency.roles import Roles
+    from autosam_deploy.benchmarks.efficiency.sam import Sam
     from autosam_deploy.benchmarks.efficiency.screen import Screen
     from autosam_deploy.benchmarks.efficiency.study import Setting
     from autosam_deploy.training.datasets.pairs import Dataset
@@ -39,8 +41,11 @@ Examples:
   autosam-bench label-efficiency --data heart/ --split split.json --random-encoder vit_tiny \\
       --methods cnn,unet --volumes 1,4 --seeds 2 --steps 100
       a quick look without SAM's weights: the encoder is random and everything says so
+  autosam-bench label-efficiency --data heart/ --sam-checkpoint sam_vit_b_01ec64.pth \\
+      --methods autosam,cnn --image-size 1024,448
+      what does a smaller input of the encoder cost? heads learn at each size, on the same volumes
   autosam-bench label-efficiency --data heart/ --sam-checkpoint sam_vit_b_01ec64.pth --resume
-      go on where the same command was stopped, or add seeds, methods or volumes to it
+      go on where the same command was stopped, or add seeds, methods, sizes or volumes to it
 """
 _PATH = click.Path(path_type=Path)
 _RANDOM_SEED = 0
@@ -75,7 +80,10 @@ _RANDOM_SEED = 0
     type=click.Choice(sorted(ENCODERS)),
     help="Random encoder weights instead, to try things out.",
 )
-@click.option("--image-size", type=int, help="Side of the encoder's input [the checkpoint's].")
+@click.option(
+    "--image-size",
+    help="Encoder inputs by comma, N or HxW in pixels; heads learn at each [the checkpoint's].",
+)
 @click.option("--methods", default=",".join(METHODS), show_default=True)
 @click.option("--volumes", help="Numbers of volumes to learn from [1,2,4,8,... up to the pool].")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
@@ -146,8 +154,8 @@ def label_efficiency(ctx: click.Context, /, **options: Any) -> None:
     quiet = options["quiet"] or options["as_json"]
     with Screen(quiet=quiet, verbose=options["verbose"]) as screen:
         dataset, roles = _roles(options)
-        plan = _plan(options, methods, roles)
         sam = _sam(options, methods, screen)
+        plan = _plan(options, methods, roles, _image_sizes(options["image_size"], sam))
         material = Material(_read(options, dataset, roles, screen), plan, sam)
         result = run_study(material, setting, watch=screen)
     if options["as_json"]:
@@ -200,7 +208,12 @@ def _roles(options: dict[str, Any]) -> tuple[Dataset, Roles]:
     )
 
 
-def _plan(options: dict[str, Any], methods: tuple[Method, ...], roles: Roles) -> Plan:
+def _plan(
+    options: dict[str, Any],
+    methods: tuple[Method, ...],
+    roles: Roles,
+    image_sizes: tuple[ImageSize, ...],
+) -> Plan:
     volumes, channels = options["volumes"], options["unet_channels"]
     plan = Plan(
         methods=methods,
@@ -213,9 +226,22 @@ def _plan(options: dict[str, Any], methods: tuple[Method, ...], roles: Roles) ->
         cnn_channels=options["cnn_channels"],
         unet_channels=None if channels is None else _numbers(channels, "--unet-channels"),
         pretrain_epochs=options["pretrain_epochs"],
+        image_sizes=image_sizes,
     )
     roles.draw(max(plan.volumes), seed=0)  # refuses what the pool does not hold
     return plan
+
+
+def _image_sizes(text: str | None, sam: Sam | None) -> tuple[ImageSize, ...]:
+    """Return the sizes that were asked for, else the encoder's own; none without an encoder."""
+    if sam is None:
+        return ()
+    if text is None:
+        return (sam.encoder.spec.image_size,)
+    sizes = tuple(parse_image_size(part) for part in text.split(","))
+    for size in sizes:
+        sam.at(size)  # refuses what the encoder cannot take
+    return sizes
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
@@ -230,11 +256,11 @@ def _sam(options: dict[str, Any], methods: tuple[Method, ...], screen: Screen) -
     sam: Path | None = options["sam_checkpoint"]
     random: str | None = options["random_encoder"]
     if not any(uses_encoder(method) for method in methods):
-        if sam is not None or random is not None:
+        if sam is not None or random is not None or options["image_size"] is not None:
             raise UsageError(
-                "the encoder's weights",
-                got="a file for methods that have no encoder",
-                expected="none",
+                "the encoder",
+                got="options of it for methods that have none",
+                expected="no --sam-checkpoint, --random-encoder, --image-size",
                 todo="drop the option, or add a head to --methods",
             )
         return None
@@ -245,13 +271,11 @@ def _sam(options: dict[str, Any], methods: tuple[Method, ...], screen: Screen) -
             expected="one of --sam-checkpoint FILE and --random-encoder NAME",
             todo="SAM's weights are published by its authors; a random encoder is for trying out",
         )
-    from autosam_deploy.benchmarks.efficiency.material import Sam
+    from autosam_deploy.benchmarks.efficiency.sam import Sam
 
-    size: int | None = options["image_size"]
     read = Sam.read(
         sam or _random_encoder(options["out"].parent, str(random)),
         preprocess=PreprocessSpec(slice_axis=options["axis"]),
-        image_size=None if size is None else (size, size),
     )
     if read.encoder.random:
         screen.note(RANDOM_ENCODER)

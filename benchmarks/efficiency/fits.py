@@ -87,26 +87,27 @@ def fit_cell(
 def _fit_head(kind: HeadKind, cell: Cell, material: Material, report: Report | None) -> Fitted:
     if material.sam is None:
         raise LookupError("a head needs an encoder")
-    spec, config = material.model_spec(kind), material.fit_config(cell)
-    learned = material.slices_of(material.draw(cell))
-    judging = material.slices_of(material.data.roles.validation) or learned
+    size = cell.encoder_size
+    spec, config = material.model_spec(kind, size), material.fit_config(cell)
+    learned = material.slices_of(material.draw(cell), size)
+    judging = material.slices_of(material.data.roles.validation, size) or learned
     result = fit_head(
         start_head(spec.head, material.sam.checkpoint, seed=config.seed),
         learned,
         judging.plain,
         preprocess=spec.preprocess,
-        image_size=spec.encoder.image_size,
+        image_size=size,
         config=config,
         report=report,
     )
     head = Head(spec.head)
     head.load_state_dict(result.state)
 
-    def resize(low: Tensor, size: tuple[int, int]) -> Tensor:
-        return to_slice_size(low, spec.preprocess, spec.encoder.image_size, size)
+    def resize(low: Tensor, shape: tuple[int, int]) -> Tensor:
+        return to_slice_size(low, spec.preprocess, size, shape)
 
     def label(volume: LabelledSlices) -> NDArray[np.uint8]:
-        versions = material.embedded[volume.name].plain
+        versions = material.embedded[size, volume.name].plain
         return np.stack([found for found, _ in label_versions(head, versions, resize)])
 
     trained = sum(w.numel() for name, w in head.named_parameters() if "iou" not in name)

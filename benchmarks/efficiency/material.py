@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,14 @@ from autosam_deploy.benchmarks.baselines.network import choose_size
 from autosam_deploy.benchmarks.baselines.unet import UnetConfig
 from autosam_deploy.benchmarks.efficiency.plan import Cell, Plan, uses_encoder, whole_epochs
 from autosam_deploy.benchmarks.efficiency.roles import Roles
-from autosam_deploy.models.checkpoints import Checkpoint, read_checkpoint
-from autosam_deploy.spec import HeadKind, ModelSpec, PreprocessSpec, default_classes
+from autosam_deploy.benchmarks.efficiency.sam import Sam
+from autosam_deploy.errors import UsageError
+from autosam_deploy.models.image_size import ImageSize
+from autosam_deploy.sizes import show_bytes
+from autosam_deploy.spec import HeadKind, ModelSpec, default_classes
 from autosam_deploy.training.datasets.loading import LabelledSlices
-from autosam_deploy.training.embedding.encoding import FrozenEncoder, frozen_encoder
 from autosam_deploy.training.embedding.prepare import Caching, prepare_embeddings
-from autosam_deploy.training.embedding.versions import EmbeddedSlices, Version, Views
+from autosam_deploy.training.embedding.versions import EmbeddedSlices, Version, Views, keys_of
 from autosam_deploy.training.embedding.views import ViewRecipe
 from autosam_deploy.training.fitting.recipe import FitConfig
 from autosam_deploy.training.fitting.start import head_spec
@@ -68,49 +69,17 @@ def _volume_sha256(volume: LabelledSlices) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Sam:
-    """The frozen encoder, and the file that it comes from."""
-
-    checkpoint: Checkpoint
-    encoder: FrozenEncoder
-
-    @classmethod
-    def read(
-        cls, path: Path, *, preprocess: PreprocessSpec, image_size: tuple[int, int] | None = None
-    ) -> Sam:
-        """Read a checkpoint's encoder (see `frozen_encoder`).
-
-        Raises:
-            CheckpointError: the file cannot be read, or holds no encoder.
-            SpecError: the size is no multiple of the patch.
-        """
-        checkpoint = read_checkpoint(path)
-        encoder = frozen_encoder(checkpoint, preprocess=preprocess, image_size=image_size)
-        return cls(checkpoint, encoder)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what it is as JSON values."""
-        return {
-            "file": str(self.checkpoint.path),
-            "name": self.encoder.spec.name,
-            "image_size": list(self.encoder.spec.image_size),
-            "sha256": self.encoder.sha256,
-            "random": self.encoder.random,
-        }
-
-
-@dataclass(frozen=True, eq=False)
 class Material:
     """Data, plan and encoder of a study; from them follow the recipe and fingerprint of each cell.
 
     sam: None where no method is a head. embedded: versions of the slices of every volume that a
-    head needs, by the volume's name; filled by `embed`.
+    head needs, by image size and the volume's name; filled by `embed`.
     """
 
     data: StudyData
     plan: Plan
     sam: Sam | None
-    embedded: dict[str, EmbeddedSlices] = field(default_factory=dict)
+    embedded: dict[tuple[ImageSize, str], EmbeddedSlices] = field(default_factory=dict)
 
     @property
     def drawn(self) -> tuple[str, ...]:
@@ -124,9 +93,9 @@ class Material:
         """The augmented copies that heads learn from: the same for all seeds."""
         return Views(self.plan.views) if self.plan.views else None
 
-    def model_spec(self, kind: HeadKind) -> ModelSpec:
-        """Return the segmenter that a head makes with the encoder."""
-        encoder = self._sam.encoder
+    def model_spec(self, kind: HeadKind, image_size: ImageSize) -> ModelSpec:
+        """Return the segmenter that a head makes with the encoder at a size."""
+        encoder = self._sam.at(image_size)
         names = self.data.class_names
         return ModelSpec(
             encoder=encoder.spec,
@@ -146,29 +115,50 @@ class Material:
             raise LookupError("a study without heads has no encoder")
         return self.sam
 
+    def refuse_too_many(self, sizes: Iterable[ImageSize], caching: Caching) -> None:
+        """Refuse embeddings of several sizes that the cache cannot hold at a time.
+
+        Raises:
+            UsageError: more than the cache's limit.
+        """
+        roles = self.data.roles
+        keys = {
+            *keys_of(self.data.of(self.drawn), self.views),
+            *keys_of(self.data.of((*roles.validation, *roles.test)), None),
+        }
+        needed = len(keys) * sum(self._sam.embedding_bytes(one, caching.dtype) for one in sizes)
+        if needed > caching.limit_bytes:
+            raise UsageError(
+                "the embeddings of all image sizes do not fit the cache's limit",
+                got=show_bytes(needed),
+                expected=f"at most {show_bytes(caching.limit_bytes)}",
+                todo="raise --cache-limit, or use fewer sizes, --views or volumes",
+            )
+
     def embed(
         self,
+        image_size: ImageSize,
         *,
         caching: Caching,
         device: torch.device | None = None,
         watch: Watch | None = None,
     ) -> dict[str, Any]:
-        """Embed all slices that heads need, once for all cells.
+        """Embed all slices that heads need at a size, once for all cells.
 
         Returns:
-            What it took (see `prepare_embeddings`).
+            What it took (see `prepare_embeddings`), with the `image_size`.
 
         Raises:
             UsageError: more than the cache's limit.
             OutputError: the disk is full; embeddings that were stored stay.
             TrainingError: an embedding is not finite.
         """
-        roles = self.data.roles
+        roles, encoder = self.data.roles, self._sam.at(image_size)
         learning, others = self.drawn, (*roles.validation, *roles.test)
         prepared = prepare_embeddings(
             self.data.of(learning),
             self.data.of(others),
-            self._sam.encoder,
+            encoder,
             caching=caching,
             views=self.views,
             device=device,
@@ -182,12 +172,13 @@ class Material:
             row = iter(slices)
             for name in names:
                 count = len(self.data.volumes[name].slices)
-                self.embedded[name] = EmbeddedSlices(tuple(islice(row, count)))
-        return dict(prepared.record)
+                self.embedded[image_size, name] = EmbeddedSlices(tuple(islice(row, count)))
+        return {"image_size": list(image_size), **prepared.record}
 
-    def slices_of(self, names: Iterable[str]) -> EmbeddedSlices:
+    def slices_of(self, names: Iterable[str], image_size: ImageSize) -> EmbeddedSlices:
         """Return the embedded slices of some volumes."""
-        return EmbeddedSlices(tuple(one for name in names for one in self.embedded[name].slices))
+        held = (self.embedded[image_size, name] for name in names)
+        return EmbeddedSlices(tuple(one for slices in held for one in slices.slices))
 
     def draw(self, cell: Cell) -> tuple[str, ...]:
         """Return the volumes that a cell learns from."""
@@ -243,7 +234,7 @@ class Material:
             "steps": str(self.plan.steps),
             "recipe": str(config),
             **(
-                self._head_fingerprint(cell.method)
+                self._head_fingerprint(cell.method, cell.encoder_size)
                 if uses_encoder(cell.method)
                 else {"U-Net": str(self.unet_config(cell))}
             ),
@@ -251,8 +242,8 @@ class Material:
             **_environment(),
         }
 
-    def _head_fingerprint(self, kind: HeadKind) -> dict[str, str]:
-        spec = self.model_spec(kind)
+    def _head_fingerprint(self, kind: HeadKind, image_size: ImageSize) -> dict[str, str]:
+        spec = self.model_spec(kind, image_size)
         return {
             "encoder": f"{self._sam.encoder.sha256} {spec.encoder.model_dump_json()}",
             "preprocessing": spec.preprocess.model_dump_json(),

@@ -1,4 +1,4 @@
-"""What a study compares: methods, numbers of volumes, seeds, and the recipe that all share."""
+"""What a study compares: methods, image sizes, volumes, seeds; and the recipe that all share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeGuard
 
 from autosam_deploy.errors import UsageError
+from autosam_deploy.models.image_size import ImageSize, show_image_size
 from autosam_deploy.spec import HEAD_KINDS, HeadKind
 
 Method = Literal["autosam", "cnn", "linear", "unet", "unet-pretrained"]
@@ -19,6 +20,8 @@ METHODS: dict[Method, str] = {
     "unet": "U-Net from random weights",
     "unet-pretrained": "U-Net whose encoder was pretrained on the pool's slices without labels",
 }
+#: Image sizes that lines of a plot can be told apart by.
+MOST_SIZES = 4
 #: Said wherever a result stands that was made with such an encoder.
 RANDOM_ENCODER = "encoder weights are RANDOM: this says nothing of SAM"
 
@@ -30,20 +33,42 @@ def uses_encoder(method: Method) -> TypeGuard[HeadKind]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of the study: a method, on so many volumes, with a seed."""
+    """One training of the study: a method, on so many volumes, with a seed.
+
+    image_size: (height, width) in pixels at which the encoder sees slices; None for methods that
+    have no encoder.
+    """
 
     method: Method
     volumes: int
     seed: int
+    image_size: ImageSize | None = None
 
     @property
     def name(self) -> str:
         """Name of the cell's file, without its ending."""
-        return f"{self.method}-n{self.volumes:03d}-s{self.seed}"
+        size = "" if self.image_size is None else f"-{show_image_size(self.image_size)}"
+        return f"{self.method}{size}-n{self.volumes:03d}-s{self.seed}"
+
+    @property
+    def encoder_size(self) -> ImageSize:
+        """The image size of a head's cell.
+
+        Raises:
+            LookupError: the cell has none.
+        """
+        if self.image_size is None:
+            raise LookupError(f"the cell '{self}' has no image size")
+        return self.image_size
+
+    @property
+    def row(self) -> str:
+        """Return method and image size as messages name them."""
+        return row_name(self.method, self.image_size)
 
     def __str__(self) -> str:
         """Return the cell as messages name it."""
-        return f"{self.method}, {count_of(self.volumes, 'volume')}, seed {self.seed}"
+        return f"{self.row}, {count_of(self.volumes, 'volume')}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +79,8 @@ class Plan:
     at least; all methods run the whole epochs that it takes. batch: slices a step. learning_rate:
     of Adam. views: augmented copies of a slice that heads learn from; with 0 the U-Nets see no
     views either. cnn_channels: narrowest layer of the cnn head. unet_channels: of the U-Net's five
-    levels; None are its own. pretrain_epochs: of the contrastive pretraining.
+    levels; None are its own. pretrain_epochs: of the contrastive pretraining. image_sizes: (height,
+    width) at which the encoder sees slices, each of which trains heads of its own.
     """
 
     methods: tuple[Method, ...] = tuple(METHODS)
@@ -67,6 +93,7 @@ class Plan:
     cnn_channels: int = 64
     unet_channels: tuple[int, ...] | None = None
     pretrain_epochs: int = 100
+    image_sizes: tuple[ImageSize, ...] = ((1024, 1024),)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared.
@@ -76,6 +103,12 @@ class Plan:
         """
         check_choice("methods", self.methods, METHODS)
         check_choice("volumes", self.volumes)
+        if any(uses_encoder(method) for method in self.methods):
+            check_choice("image sizes", [show_image_size(size) for size in self.image_sizes])
+        if len(self.image_sizes) > MOST_SIZES:
+            raise UsageError(
+                "image sizes", got=str(len(self.image_sizes)), expected=f"at most {MOST_SIZES}"
+            )
         if min(self.volumes) < 1:
             raise UsageError("volumes", got=str(min(self.volumes)), expected="1 or more")
         for name in ("seeds", "steps", "batch", "learning_rate", "cnn_channels", "pretrain_epochs"):
@@ -88,11 +121,18 @@ class Plan:
     def cells(self) -> tuple[Cell, ...]:
         """All cells, seed by seed: a study that is stopped has whole curves of its first seeds."""
         return tuple(
-            Cell(method, count, seed)
+            Cell(method, count, seed, size)
             for seed in range(self.seeds)
             for count in sorted(self.volumes)
             for method in self.methods
+            for size in self._sizes(method)
         )
+
+    def _sizes(self, method: Method) -> tuple[ImageSize | None, ...]:
+        """Return the sizes that a method is trained at, the largest first."""
+        if not uses_encoder(method):
+            return (None,)
+        return tuple(sorted(self.image_sizes, key=lambda size: size[0] * size[1], reverse=True))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -112,6 +152,11 @@ def check_choice(what: str, chosen: Sequence[Any], known: Collection[Any] = ()) 
         raise UsageError(what, got=", ".join(unknown), expected=f"some of {shown}")
     if twice := sorted({str(one) for one in chosen if list(chosen).count(one) > 1}):
         raise UsageError(f"{what} named twice", got=", ".join(twice), expected="each once")
+
+
+def row_name(method: str, image_size: ImageSize | None) -> str:
+    """Return "cnn at 512x512", or "unet" for a method without an encoder."""
+    return method if image_size is None else f"{method} at {show_image_size(image_size)}"
 
 
 def whole_epochs(steps: int, *, slices: int, batch: int) -> int:

@@ -1,4 +1,4 @@
-"""Dice against the number of labelled volumes: a line a method, a point a seed, a band around."""
+"""Dice against the number of labelled volumes: a line a row, a point a seed, a band around."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from autosam_deploy.benchmarks.efficiency.plan import METHODS, count_of
+from autosam_deploy.benchmarks.efficiency.plan import count_of
+from autosam_deploy.benchmarks.efficiency.rows import Row, listed_sizes, row_names, sizes_of
 from autosam_deploy.extras import require
 from autosam_deploy.files import atomic_file
 from autosam_deploy.metrics.summary import statistic
@@ -22,12 +23,13 @@ _STYLES: dict[str, tuple[str, str, Any]] = {
     "unet": ("#444444", "D", (0, (4, 2))),
     "unet-pretrained": ("#cc79a7", "v", (0, (4, 2))),
 }
-#: Methods stand a little beside each other: this many doublings apart.
+#: Lines of heads, by image size from the largest down; markers of the smaller ones are hollow.
+_SIZE_LINES: tuple[Any, ...] = ("-", (0, (1, 1.3)), (0, (6, 2, 1, 2)), (0, (9, 3)))
+#: Rows stand a little beside each other: this many doublings apart.
 _APART = 0.045
 _INK, _SOFT, _FAINT, _WARNING = "#222222", "#666666", "#e4e4e4", "#b00020"
 #: Dots an inch; inches that a line of title or legend takes.
 _DPI, _LINE = 150, 0.25
-_LEGEND_COLUMNS = 4
 #: Foreground classes that still make readable panels.
 MOST_CLASSES = 8
 
@@ -86,7 +88,7 @@ def _figure(width: float, height: float, result: Result) -> Any:
     """
     figures = require("matplotlib.figure", extra="bench", feature="drawing a study")
     above = _LINE * (2.6 if result["warning"] else 1.6)
-    below = _LINE * (-(-len(_legend(result)) // _LEGEND_COLUMNS) + 0.5)
+    below = _LINE * (-(-len(_legend(result)) // _legend_columns(result)) + 0.5)
     whole = height + above + below
     figure = figures.Figure(figsize=(width, whole), dpi=_DPI, layout="constrained")
     figure.get_layout_engine().set(
@@ -96,24 +98,40 @@ def _figure(width: float, height: float, result: Result) -> Any:
 
 
 def _draw(axes: Any, result: Result, class_name: str | None) -> None:
-    """Draw every method: of one class, or of the foreground."""
-    methods = list(result["methods"])
-    middle = (len(methods) - 1) / 2
-    for place, method in enumerate(methods):
+    """Draw every row: of one class, or of the foreground."""
+    rows = row_names(result["cells"])
+    middle = (len(rows) - 1) / 2
+    for place, row in enumerate(rows):
         shift = 2.0 ** (_APART * (place - middle))
-        _draw_method(axes, method, _points(result, method, class_name), shift)
-        _draw_failed(axes, method, result, shift)
+        _draw_row(axes, _style(row, result), _points(result, row, class_name), shift)
+        _draw_failed(axes, row, result, shift)
     _dress(axes, result, _limits(result, of_classes=class_name is not None))
 
 
-def _cells(result: Result, method: str) -> Iterator[Mapping[str, Any]]:
-    return (cell for cell in result["cells"] if cell["method"] == method)
+def _style(row: Row, result: Result) -> dict[str, Any]:
+    """Return how matplotlib draws the line of a row."""
+    colour, marker, line = _STYLES[row.method]
+    rank = 0
+    if row.image_size is not None:
+        rank = sizes_of(row_names(result["cells"])).index(row.image_size)
+        line = _SIZE_LINES[rank]
+    return {
+        "color": colour,
+        "marker": marker,
+        "linestyle": line,
+        "markerfacecolor": "white" if rank else colour,
+        "markeredgecolor": colour if rank else "white",
+    }
 
 
-def _points(result: Result, method: str, class_name: str | None) -> dict[int, list[float]]:
+def _cells(result: Result, row: Row) -> Iterator[Mapping[str, Any]]:
+    return (cell for cell in result["cells"] if Row.of(cell) == row)
+
+
+def _points(result: Result, row: Row, class_name: str | None) -> dict[int, list[float]]:
     """Return the Dice of all seeds by number of volumes, where there is one."""
     points: dict[int, list[float]] = {}
-    for cell in _cells(result, method):
+    for cell in _cells(result, row):
         if cell["failed"] is None:
             scores = cell if class_name is None else cell["classes"][class_name]
             if scores["dice"] is not None:
@@ -121,8 +139,8 @@ def _points(result: Result, method: str, class_name: str | None) -> dict[int, li
     return dict(sorted(points.items()))
 
 
-def _draw_method(axes: Any, method: str, points: Points, shift: float) -> None:
-    colour, marker, line = _STYLES[method]
+def _draw_row(axes: Any, style: Mapping[str, Any], points: Points, shift: float) -> None:
+    colour = style["color"]
     x = [count * shift for count in points]
     means = [statistic(values).mean for values in points.values()]
     # One seed has no spread: its band has no width.
@@ -139,15 +157,11 @@ def _draw_method(axes: Any, method: str, points: Points, shift: float) -> None:
     axes.plot(
         x,
         means,
-        color=colour,
-        linestyle=line,
         linewidth=2.0,
-        marker=marker,
         markersize=6.5,
-        markeredgecolor="white",
         markeredgewidth=0.8,
-        label=method,
         zorder=4,
+        **style,
     )
     axes.scatter(
         [place for place, values in zip(x, points.values(), strict=True) for _ in values],
@@ -160,9 +174,9 @@ def _draw_method(axes: Any, method: str, points: Points, shift: float) -> None:
     )
 
 
-def _draw_failed(axes: Any, method: str, result: Result, shift: float) -> None:
+def _draw_failed(axes: Any, row: Row, result: Result, shift: float) -> None:
     """Mark cells that have no Dice: below all that do, on the axis itself."""
-    failed = [cell["volumes"] for cell in _cells(result, method) if cell["failed"] is not None]
+    failed = [cell["volumes"] for cell in _cells(result, row) if cell["failed"] is not None]
     if failed:
         axes.plot(
             [count * shift for count in failed],
@@ -171,7 +185,7 @@ def _draw_failed(axes: Any, method: str, result: Result, shift: float) -> None:
             marker="x",
             markersize=8,
             markeredgewidth=1.8,
-            color=_STYLES[method][0],
+            color=_STYLES[row.method][0],
             transform=axes.get_xaxis_transform(),
             clip_on=False,
             zorder=5,
@@ -217,8 +231,7 @@ def _title(result: Result) -> str:
     encoder, recipe = result["encoder"], result["recipe"]
     parts = [f"Label efficiency: {result['data']['name']}"]
     if encoder is not None:
-        sides = "x".join(str(side) for side in encoder["image_size"])
-        parts.append(f"{encoder['name']} at {sides}")
+        parts.append(f"{encoder['name']} at {listed_sizes(result)}")
     return ", ".join([*parts, f"{recipe['steps']} steps, {count_of(recipe['seeds'], 'seed')}"])
 
 
@@ -236,7 +249,7 @@ def _finish(figure: Any, path: Path, result: Result) -> None:
     figure.legend(
         handles=_legend(result),
         loc="lower center",
-        ncols=_LEGEND_COLUMNS,
+        ncols=_legend_columns(result),
         frameon=False,
         fontsize=9,
         handlelength=3.2,
@@ -250,15 +263,16 @@ def _finish(figure: Any, path: Path, result: Result) -> None:
         )
 
 
+def _legend_columns(result: Result) -> int:
+    """Names with an image size are longer."""
+    return 4 if len(sizes_of(row_names(result["cells"]))) < 2 else 3
+
+
 def _legend(result: Result) -> list[Any]:
     lines = require("matplotlib.lines", extra="bench", feature="drawing a study")
     handles = []
-    for method in METHODS:
-        if method in result["methods"]:
-            colour, marker, line = _STYLES[method]
-            handles.append(
-                lines.Line2D([], [], color=colour, marker=marker, linestyle=line, label=method)
-            )
+    for row, name in row_names(result["cells"]).items():
+        handles.append(lines.Line2D([], [], label=name, **_style(row, result)))
     if result["recipe"]["seeds"] > 1:
         handles.append(
             lines.Line2D(

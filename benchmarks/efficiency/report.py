@@ -16,14 +16,21 @@ from autosam_deploy.benchmarks.efficiency.plot import (
     write_dice_plot,
 )
 from autosam_deploy.benchmarks.efficiency.result import failures
+from autosam_deploy.benchmarks.efficiency.rows import Row, listed_sizes, row_names
 from autosam_deploy.benchmarks.efficiency.store import (
     CLASSES_PLOT,
     DICE_PLOT,
     REPORT_FILE,
     RESULT_FILE,
 )
-from autosam_deploy.benchmarks.efficiency.tables import dice_table, distance_table, seconds_table
+from autosam_deploy.benchmarks.efficiency.tables import (
+    dice_table,
+    distance_table,
+    seconds_table,
+    size_table,
+)
 from autosam_deploy.files import atomic_file, write_json
+from autosam_deploy.models.image_size import show_image_size
 
 Result = Mapping[str, Any]
 
@@ -55,11 +62,12 @@ def has_class_plot(result: Result) -> bool:
 
 def show(console: Console, result: Result) -> None:
     """Print the tables, what failed, and the warning of a random encoder."""
-    for table in (dice_table(result), distance_table(result), seconds_table(result)):
+    tables = dice_table(result), size_table(result), distance_table(result), seconds_table(result)
+    for table in filter(None, tables):
         console.print(Text(table.title, "bold"))
         console.print(table.rich())
-    for cell in failures(result):
-        console.print(Text(f"failed: {_cell_name(cell)}: {cell['failed']}", "red"), soft_wrap=True)
+    for line in _failures(result):
+        console.print(Text(f"failed: {line}", "red"), soft_wrap=True)
     if result["warning"]:
         console.print(Text(result["warning"], "bold yellow"), soft_wrap=True)
 
@@ -84,14 +92,18 @@ def _sections(result: Result) -> Iterator[str]:
     yield f"![Dice against the number of labelled volumes]({DICE_PLOT})"
     if has_class_plot(result):
         yield f"![The same for every class]({CLASSES_PLOT})"
+    if (sizes := size_table(result)) is not None:
+        yield f"## {sizes.title}"
+        yield sizes.markdown()
+        yield _bullets(_size_notes(result))
     yield "## HD95, mm"
     yield distance_table(result).markdown()
     yield "## Training, seconds a cell"
     yield seconds_table(result).markdown()
     yield _bullets(_times(result))
-    if failed := failures(result):
+    if failed := _failures(result):
         yield "## Failures"
-        yield _bullets([f"{_cell_name(cell)}: {cell['failed']}" for cell in failed])
+        yield _bullets(failed)
     yield "## What is compared"
     yield _bullets(_notes(result))
     yield "## Methods"
@@ -119,13 +131,12 @@ def _validation(result: Result) -> str:
 
 
 def _times(result: Result) -> list[str]:
-    lines, embeddings = [], result["embeddings"]
-    if embeddings is not None:
-        lines.append(
-            f"Embeddings of the frozen encoder, once for all heads: {embeddings['embeddings']} of "
-            f"them, {embeddings['bytes'] / 1e6:.1f} MB; {embeddings['computed']} computed in "
-            f"{embeddings['seconds']:.1f} s, the rest was in the cache."
-        )
+    lines = [
+        f"Embeddings of the frozen encoder at {show_image_size(one['image_size'])}, once for all "
+        f"heads: {one['embeddings']} of them, {one['bytes'] / 1e6:.1f} MB; {one['computed']} "
+        f"computed in {one['seconds']:.1f} s, the rest was in the cache."
+        for one in result["embeddings"]
+    ]
     lines += [
         f"Pretraining of the U-Net's encoder, seed {one['seed']}: {one['seconds']:.1f} s for "
         f"{one['epochs']} epochs on {one['slices']} slices of {one['volumes']} volumes without "
@@ -134,6 +145,21 @@ def _times(result: Result) -> list[str]:
     ]
     apart = "This is not part of the seconds above. " if lines else ""
     return [*lines, f"{apart}The seconds include validation in every epoch, not scoring."]
+
+
+def _size_notes(result: Result) -> list[str]:
+    """Say how the differences are taken, and what each size costs the encoder."""
+    macs = sorted(result["encoder"]["macs"].items(), key=lambda item: -item[1])
+    costs = ", ".join(
+        f"{count / 1e9:.3g} billion multiply-adds a slice at {size}"
+        + (f" ({macs[0][1] / count:.1f} times less)" if count < macs[0][1] else "")
+        for size, count in macs
+    )
+    return [
+        "Mean ± standard deviation, over seeds, of the difference within a seed: same volumes, "
+        "first weights and order at both sizes.",
+        f"Work of the encoder, counted from its shapes: {costs}.",
+    ]
 
 
 def _notes(result: Result) -> list[str]:
@@ -215,9 +241,9 @@ def _recipe(result: Result) -> list[str]:
     ]
     if encoder is not None:
         random = " Its weights are random." if encoder["random"] else ""
-        sides = "x".join(str(side) for side in encoder["image_size"])
         lines.append(
-            f"Encoder: {encoder['name']} at {sides}, `{encoder['file']}`, weights "
+            f"Encoder: {encoder['name']} at {listed_sizes(result)}, positional tables made for "
+            f"{show_image_size(encoder['image_size'])}; `{encoder['file']}`, weights "
             f"{encoder['sha256'][:16]}.{random}"
         )
     versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
@@ -230,5 +256,11 @@ def _recipe(result: Result) -> list[str]:
     ]
 
 
-def _cell_name(cell: Mapping[str, Any]) -> str:
-    return f"{cell['method']}, {count_of(cell['volumes'], 'volume')}, seed {cell['seed']}"
+def _failures(result: Result) -> list[str]:
+    """Return a line for every cell that could not be trained."""
+    names = row_names(result["cells"])
+    return [
+        f"{names[Row.of(cell)]}, {count_of(cell['volumes'], 'volume')}, seed {cell['seed']}: "
+        f"{cell['failed']}"
+        for cell in failures(result)
+    ]

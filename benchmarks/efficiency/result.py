@@ -8,10 +8,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from autosam_deploy.benchmarks.efficiency.plan import METHODS, RANDOM_ENCODER
+from autosam_deploy.benchmarks.efficiency.rows import Row
+from autosam_deploy.benchmarks.harness.flops import encoder_macs
 from autosam_deploy.metrics.summary import statistic
+from autosam_deploy.models.image_size import show_image_size
 
 if TYPE_CHECKING:
     from autosam_deploy.benchmarks.efficiency.material import Material
+    from autosam_deploy.benchmarks.efficiency.plan import Plan
+    from autosam_deploy.benchmarks.efficiency.sam import Sam
 
 Record = Mapping[str, Any]
 
@@ -22,7 +27,7 @@ def study_result(
     *,
     machine: Record,
     command: str,
-    embeddings: Record | None,
+    embeddings: Sequence[Record],
     pretraining: Sequence[Record],
 ) -> dict[str, Any]:
     """Put everything together.
@@ -32,7 +37,7 @@ def study_result(
         cells: records of all cells.
         machine: of `machine_record`.
         command: the command line.
-        embeddings: what they took; None where no method is a head.
+        embeddings: what they took, a record an image size.
         pretraining: records of the pretrained encoders.
 
     Returns:
@@ -42,7 +47,7 @@ def study_result(
     random = sam is not None and sam.encoder.random
     return {
         "what": "Dice on held-out volumes by the number of labelled volumes learned from",
-        "schema_version": 1,
+        "schema_version": 2,
         "warning": RANDOM_ENCODER if random else None,
         "command": command,
         "machine": {**machine, "versions": {**machine["versions"], "monai": version("monai")}},
@@ -59,40 +64,47 @@ def study_result(
             },
         },
         "methods": {method: METHODS[method] for method in plan.methods},
-        "encoder": None if sam is None else sam.as_dict(),
+        "encoder": None if sam is None else {**sam.as_dict(), "macs": _macs(sam, plan)},
         "recipe": plan.as_dict(),
-        "embeddings": _without_fingerprint(embeddings),
+        "embeddings": [_without_fingerprint(record) for record in embeddings],
         "pretraining": [_without_fingerprint(record) for record in pretraining],
         "summary": summary(cells),
         "cells": [_without_fingerprint(cell) for cell in cells],
     }
 
 
-def _without_fingerprint(record: Record | None) -> dict[str, Any] | None:
+def _macs(sam: Sam, plan: Plan) -> dict[str, int]:
+    """Return the multiply-adds of the encoder for a slice, by image size."""
+    return {
+        show_image_size(size): encoder_macs(sam.at(size).spec, padded=False)
+        for size in plan.image_sizes
+    }
+
+
+def _without_fingerprint(record: Record) -> dict[str, Any]:
     """Return a record for people: what decided it stands beside it in its own file."""
-    if record is None:
-        return None
     return {key: value for key, value in record.items() if key != "fingerprint"}
 
 
 def summary(cells: Iterable[Record]) -> list[dict[str, Any]]:
-    """Summarise the cells of every method and number of volumes over their seeds.
+    """Summarise the cells of every method, image size and number of volumes over their seeds.
 
     Returns:
         One entry each: mean and sample standard deviation (n - 1, None with one seed) of the scores
         and times of the seeds that did not fail; `missed` and `invented` are sums over them.
     """
-    groups: dict[tuple[str, int], list[Record]] = {}
+    groups: dict[tuple[Row, int], list[Record]] = {}
     for cell in cells:
-        groups.setdefault((cell["method"], cell["volumes"]), []).append(cell)
-    return [_entry(method, volumes, group) for (method, volumes), group in groups.items()]
+        groups.setdefault((Row.of(cell), cell["volumes"]), []).append(cell)
+    return [_entry(row, volumes, group) for (row, volumes), group in groups.items()]
 
 
-def _entry(method: str, volumes: int, cells: Sequence[Record]) -> dict[str, Any]:
+def _entry(row: Row, volumes: int, cells: Sequence[Record]) -> dict[str, Any]:
     done = [cell for cell in cells if cell["failed"] is None]
     classes = done[0]["classes"] if done else {}
     return {
-        "method": method,
+        "method": row.method,
+        "image_size": None if row.image_size is None else list(row.image_size),
         "volumes": volumes,
         "seeds": len(cells),
         "failed": [cell["seed"] for cell in cells if cell["failed"] is not None],

@@ -137,7 +137,7 @@ class Screen(StudyWatch):
             self.bars.update(self.bar, completed=self.done)
         width = len(str(self.total))
         line = (
-            f"[{self.done:{width}}/{self.total}] {cell.method:15} "
+            f"[{self.done:{width}}/{self.total}] {cell.row:22} "
             f"{count_of(cell.volumes, 'volume'):>11}   seed {cell.seed}   "
         )
         if record["failed"] is not None:

@@ -1,8 +1,8 @@
 """A study's folder: one file a finished cell, so that a study that was killed can go on.
 
-OUT/cells/<method>-n<volumes>-s<seed>.json     a finished cell, with what decided it
+OUT/cells/<method>-<size>-n<volumes>-s<seed>.json  a finished cell, with what decided it
 OUT/pretraining/seed-<seed>.safetensors, .json  a pretrained encoder, likewise
-OUT/embeddings.json                             what the embeddings took
+OUT/embeddings/<height>x<width>.json            what the embeddings of an image size took
 OUT/label-efficiency.json, report.md, *.png     the result, written when all cells are done
 """
 
@@ -17,9 +17,9 @@ from typing import Any
 from autosam_deploy.benchmarks.efficiency.plan import Cell
 from autosam_deploy.errors import OutputError
 from autosam_deploy.files import write_json
+from autosam_deploy.models.image_size import ImageSize, show_image_size
 
-CELLS, PRETRAINING = "cells", "pretraining"
-EMBEDDINGS_FILE = "embeddings.json"
+CELLS, PRETRAINING, EMBEDDINGS = "cells", "pretraining", "embeddings"
 RESULT_FILE, REPORT_FILE = "label-efficiency.json", "report.md"
 DICE_PLOT, CLASSES_PLOT = "dice.png", "classes.png"
 
@@ -72,10 +72,10 @@ class Store:
             OutputError: it cannot be removed.
         """
         try:
-            for name in (CELLS, PRETRAINING):
+            for name in (CELLS, PRETRAINING, EMBEDDINGS):
                 if (self.folder / name).is_dir():
                     shutil.rmtree(self.folder / name)
-            for name in (EMBEDDINGS_FILE, RESULT_FILE, REPORT_FILE, DICE_PLOT, CLASSES_PLOT):
+            for name in (RESULT_FILE, REPORT_FILE, DICE_PLOT, CLASSES_PLOT):
                 (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(
@@ -115,28 +115,33 @@ class Store:
         """
         write_json(self._path(cell), record)
 
-    def embeddings(self, made: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        """Add what this process did for the embeddings to what earlier ones did.
+    def embeddings(self, size: ImageSize) -> dict[str, Any] | None:
+        """Return what the embeddings of an image size took, None where none was ever needed.
+
+        Raises:
+            OutputError: the file cannot be read.
+        """
+        return read_record(self._embeddings_path(size), {}, what="the record of embeddings")
+
+    def add_embeddings(self, size: ImageSize, made: Mapping[str, Any]) -> None:
+        """Add what this process did for the embeddings of a size to what earlier ones did.
 
         Args:
-            made: record of `prepare_embeddings`; None adds nothing.
-
-        Returns:
-            The record of all of them, None where no embedding was ever needed.
+            size: (height, width) of the encoder's input.
+            made: record of `Material.embed`.
 
         Raises:
             OutputError: the file cannot be read or written.
         """
-        path = self.folder / EMBEDDINGS_FILE
-        before = read_record(path, {}, what="the record of embeddings")
-        if made is None:
-            return before
+        before = self.embeddings(size)
         total = {"fingerprint": {}, **made}
         for key in ("computed", "seconds"):
             total[key] += 0 if before is None else before[key]
         total["runtime"] = made["runtime"] or (before or {}).get("runtime")
-        write_json(path, total)
-        return total
+        write_json(self._embeddings_path(size), total)
+
+    def _embeddings_path(self, size: ImageSize) -> Path:
+        return self.folder / EMBEDDINGS / f"{show_image_size(size)}.json"
 
     def others(self, cells: Iterable[Cell]) -> int:
         """Return how many finished cells lie there beside these."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ import torch
 from autosam_deploy.benchmarks.baselines.contrastive import PretrainEpoch
 from autosam_deploy.benchmarks.efficiency.fits import fit_cell
 from autosam_deploy.benchmarks.efficiency.material import Material
-from autosam_deploy.benchmarks.efficiency.plan import Cell, count_of, uses_encoder
+from autosam_deploy.benchmarks.efficiency.plan import Cell, count_of
 from autosam_deploy.benchmarks.efficiency.pretraining import Pretraining
 from autosam_deploy.benchmarks.efficiency.report import write_report
 from autosam_deploy.benchmarks.efficiency.result import study_result
 from autosam_deploy.benchmarks.efficiency.store import Fingerprint, Store
 from autosam_deploy.benchmarks.machine import machine_record
 from autosam_deploy.errors import TrainingError
+from autosam_deploy.models.image_size import ImageSize
 from autosam_deploy.training.embedding.prepare import Caching
 from autosam_deploy.training.watch import Watch
 
@@ -92,10 +93,7 @@ def run_study(
     pretraining = Pretraining(setting.folder, material)
     records = _finished(fingerprints, store, pretraining, watch)
     todo = [cell for cell in plan.cells if cell not in records]
-    if any(uses_encoder(cell.method) for cell in todo):
-        store.embeddings(
-            material.embed(caching=setting.caching, device=setting.device, watch=watch)
-        )
+    _embed(material, [cell.image_size for cell in todo], setting, store, watch)
     watch.begin(len(todo), len(records))
     for cell in todo:
         outcome = _run(cell, material, pretraining, watch)
@@ -107,11 +105,30 @@ def run_study(
         [records[cell] for cell in plan.cells],
         machine=machine,
         command=setting.command,
-        embeddings=store.embeddings(),
+        embeddings=[
+            found for size in plan.image_sizes if (found := store.embeddings(size)) is not None
+        ],
         pretraining=[pretraining.records[seed] for seed in sorted(pretraining.records)],
     )
     write_report(setting.folder, result)
     return result
+
+
+def _embed(
+    material: Material,
+    sizes: Iterable[ImageSize | None],
+    setting: Setting,
+    store: Store,
+    watch: StudyWatch,
+) -> None:
+    """Embed what cells need, at each of their image sizes once."""
+    wanted = [size for size in dict.fromkeys(sizes) if size is not None]
+    if len(wanted) > 1:
+        # One by one they might fit, and the second would push the first out.
+        material.refuse_too_many(wanted, setting.caching)
+    for size in wanted:
+        made = material.embed(size, caching=setting.caching, device=setting.device, watch=watch)
+        store.add_embeddings(size, made)
 
 
 def _finished(
@@ -130,7 +147,7 @@ def _finished(
         pretraining.find(seed)
     if others := store.others(fingerprints):
         watch.note(
-            f"{count_of(others, 'finished cell')} of other methods, volumes or seeds left out"
+            f"{count_of(others, 'finished cell')} of other methods, sizes, volumes, seeds left out"
         )
     return records
 
@@ -141,6 +158,7 @@ def _run(
     """Return the record of a cell; one that cannot be trained is recorded with the reason."""
     record = {
         "method": cell.method,
+        "image_size": None if cell.image_size is None else list(cell.image_size),
         "volumes": cell.volumes,
         "seed": cell.seed,
         "train": list(material.draw(cell)),

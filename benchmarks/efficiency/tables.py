@@ -1,7 +1,11 @@
-"""The tables of a study: methods by numbers of volumes. For the terminal and for Markdown alike."""
+"""The tables of a study: a row a method (and image size), a column a number of volumes.
+
+For the terminal and for Markdown alike.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +13,10 @@ from typing import Any
 from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
+
+from autosam_deploy.benchmarks.efficiency.rows import Row, row_names, sizes_of
+from autosam_deploy.metrics.summary import statistic
+from autosam_deploy.models.image_size import show_image_size
 
 Entry = Mapping[str, Any]
 NOTHING = "-"
@@ -27,9 +35,9 @@ class Slot:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a row a method.
+    """A table with a row a method and image size.
 
-    rows: name of the method and its slots, in the order of `header`.
+    rows: name of the row and its slots, in the order of `header`.
     """
 
     title: str
@@ -108,6 +116,49 @@ def seconds_table(result: Mapping[str, Any]) -> Table:
     return _table(result, "Training, seconds a cell", show, rank=lambda _: None)
 
 
+def size_table(result: Mapping[str, Any]) -> Table | None:
+    """Return what heads gain or lose in Dice at smaller image sizes, None where there is one size.
+
+    Differences to the largest size are taken seed by seed: the two share volumes, first weights
+    and order, so that their spread is that of the size alone.
+    """
+    names = row_names(result["cells"])
+    sizes = sizes_of(names)
+    if len(sizes) < 2:
+        return None
+    dice = {
+        (Row.of(cell), cell["volumes"], cell["seed"]): cell["dice"]
+        for cell in result["cells"]
+        if cell["failed"] is None and cell["dice"] is not None
+    }
+    counts = sorted({cell["volumes"] for cell in result["cells"]})
+    seeds = sorted({cell["seed"] for cell in result["cells"]})
+
+    def slot(row: Row, count: int) -> Slot:
+        whole = Row(row.method, sizes[0])
+        pairs = [
+            dice[row, count, seed] - dice[whole, count, seed]
+            for seed in seeds
+            if (row, count, seed) in dice and (whole, count, seed) in dice
+        ]
+        found = statistic(pairs)
+        if not pairs:
+            return Slot(NOTHING)
+        spread = "" if math.isnan(found.sd) else f" ± {found.sd:.3f}"
+        missing = f"{found.n} of {len(seeds)} seeds" if found.n < len(seeds) else ""
+        return Slot(f"{found.mean:+.3f}{spread}", missing)
+
+    return Table(
+        f"Difference in Dice to {show_image_size(sizes[0])}",
+        tuple(f"N = {count}" for count in counts),
+        tuple(
+            (name, tuple(slot(row, count) for count in counts))
+            for row, name in names.items()
+            if row.image_size not in (None, sizes[0])
+        ),
+    )
+
+
 def _table(
     result: Mapping[str, Any],
     title: str,
@@ -116,20 +167,20 @@ def _table(
     rank: Callable[[Entry], float | None],
 ) -> Table:
     """Return a table: `show` gives text and note, the highest of a column by `rank` is bold."""
-    entries = {(one["method"], one["volumes"]): one for one in result["summary"]}
+    entries = {(Row.of(one), one["volumes"]): one for one in result["summary"]}
     counts = sorted({volumes for _, volumes in entries})
-    methods = list(dict.fromkeys(method for method, _ in entries))
-    slots: dict[str, list[Slot]] = {method: [] for method in methods}
+    names = row_names(result["summary"])
+    slots: dict[Row, list[Slot]] = {row: [] for row in names}
     for count in counts:
-        ranks = {method: rank(entries[method, count]) for method in methods}
+        ranks = {row: rank(entries[row, count]) for row in names}
         best = max((one for one in ranks.values() if one is not None), default=None)
-        for method in methods:
-            bold = best is not None and ranks[method] == best
-            slots[method].append(Slot(*show(entries[method, count]), bold))
+        for row in names:
+            bold = best is not None and ranks[row] == best
+            slots[row].append(Slot(*show(entries[row, count]), bold))
     return Table(
         title,
         tuple(f"N = {count}" for count in counts),
-        tuple((method, tuple(row)) for method, row in slots.items()),
+        tuple((names[row], tuple(shown)) for row, shown in slots.items()),
     )
 
 

@@ -143,9 +143,10 @@ def export_plain_apart(bundle: Path, target: Path, *, timeout: float) -> None:
     Raises:
         ChildError: it failed, or did not end in time.
     """
+    module = "autosam_deploy.benchmarks.peers.plain"
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "autosam_deploy.benchmarks.peers", str(bundle), str(target)],
+            [sys.executable, "-m", module, str(bundle), str(target)],
             capture_output=True,
             text=True,
             check=False,

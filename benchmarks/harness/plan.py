@@ -9,7 +9,8 @@ from pathlib import Path
 
 from autosam_deploy.benchmarks.harness.record import Role, Row
 from autosam_deploy.benchmarks.harness.runners import ENGINE_LOADER
-from autosam_deploy.benchmarks.peers import ALL_PEERS
+from autosam_deploy.benchmarks.machine import gpu_query
+from autosam_deploy.benchmarks.peers.table import ALL_PEERS
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import UsageError
 from autosam_deploy.runtime.table import BACKENDS
@@ -24,7 +25,8 @@ class Options:
     deadline: of `time.monotonic`, after which no row is started; those that run come to their end.
     repeats, seconds: least of every row's runs; budget_s: when to stop short of them. warm_s: most
     time of warm-up. size: side of phantom slices in pixels. timeout_s: of one answer of a row.
-    parity_slices: of a volume; None by the encoder. apart: no turns, one row after the other.
+    parity_slices: of a volume; None by the encoder. peers_always: at every batch size, not only the
+    first. apart: no turns, one row after the other.
     roofline_s: of every dtype; 0 leaves it out.
     """
 
@@ -36,6 +38,7 @@ class Options:
     volumes: Path | None = None
     labels: Path | None = None
     peers: tuple[str, ...] = ()
+    peers_always: bool = False
     repeats: int = 10
     seconds: float = 3.0
     budget_s: float = 30.0
@@ -130,7 +133,7 @@ def check_backends(names: Sequence[str]) -> None:
 
 
 def plan_groups(bundles: Sequence[Bundle], options: Options) -> list[Group]:
-    """Return all rows, grouped by bundle and batch; peers run at the first batch size alone.
+    """Return all rows, grouped by bundle and batch.
 
     Raises:
         UsageError: a name that is no backend or peer; two bundles of one name.
@@ -144,7 +147,7 @@ def plan_groups(bundles: Sequence[Bundle], options: Options) -> list[Group]:
     for bundle, label in zip(bundles, labels, strict=True):
         for number, batch in enumerate(options.batches):
             rows = _bundle_rows(bundle, label, batch, options)
-            if number == 0:
+            if number == 0 or options.peers_always:
                 rows += _peer_rows(bundle, label, batch, _others(rows, options))
             groups.append(Group(label, bundle, batch, tuple(rows)))
     return groups
@@ -182,11 +185,19 @@ def _precisions(bundle: Bundle, options: Options) -> tuple[str, ...]:
 
 
 def _others(rows: Sequence[RowPlan], options: Options) -> Options:
-    """Leave out peers that a row of the bundle is already."""
-    there = {row.backend for row in rows}
+    """Leave out peers that a row of the bundle is already, which holds in float32 alone."""
+    there = {row.backend for row in rows if _is_float32(row, options)}
     return replace(
         options, peers=tuple(n for n in options.peers if ALL_PEERS[n].same_as not in there)
     )
+
+
+def _is_float32(row: RowPlan, options: Options) -> bool:
+    """Tell whether a row of backend `torch` is going to run in float32."""
+    if row.precision != "auto":
+        return row.precision == "fp32"
+    half = row.bundle.find("onnx", "fp16") is not None
+    return not half or options.device == "cpu" or not gpu_query("name")
 
 
 def _peer_rows(bundle: Bundle, label: str, batch: int, options: Options) -> list[RowPlan]:

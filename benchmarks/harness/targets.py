@@ -25,7 +25,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from autosam_deploy.benchmarks.harness.record import BundleRecord, Judged, Machine, Row
-from autosam_deploy.benchmarks.peers import ALL_PEERS
+from autosam_deploy.benchmarks.peers.table import ALL_PEERS
 from autosam_deploy.errors import SpecError, UsageError
 from autosam_deploy.spec import Strict, parse_spec
 
@@ -227,13 +227,11 @@ def _measured(row: Row, name: str) -> float | None:
 def _times_peer(row: Row, rows: list[Row], relative: Relative) -> tuple[float | None, str]:
     """Return a row's number over a peer's, both measured in turns."""
     peer = ALL_PEERS.get(relative.peer)
-    names = (
-        {relative.peer} if peer is None or peer.same_as is None else {relative.peer, peer.same_as}
-    )
+    twin = None if peer is None else peer.same_as
     peers = [
         one
         for one in rows
-        if one.backend in names
+        if (one.backend == relative.peer or (one.backend == twin and one.precision == "fp32"))
         and one.key != row.key
         and (one.bundle, one.batch) == (row.bundle, row.batch)
     ]

@@ -41,7 +41,7 @@ def compute(job: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
-    from autosam_deploy.benchmarks.peers import segmenter_of
+    from autosam_deploy.benchmarks.peers.pytorch import segmenter_of
 
     torch.set_num_threads(job["threads"])
     # TF32, the default of cuDNN's convolutions, is no float32.

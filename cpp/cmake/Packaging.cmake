@@ -3,8 +3,20 @@ include(CMakePackageConfigHelpers)
 
 set(AUTOSAM_CMAKE_DIR "${CMAKE_INSTALL_LIBDIR}/cmake/autosam")
 
-install(TARGETS autosam EXPORT autosamTargets
-        LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT runtime NAMELINK_COMPONENT development)
+if(AUTOSAM_SINGLE_FILE)
+  # Without the link libautosam.so linkers are given the file itself.
+  set(AUTOSAM_PC_LIBRARY "-l:libautosam.so.${AUTOSAM_ABI}")
+  install(TARGETS autosam EXPORT autosamTargets
+          LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT runtime NAMELINK_SKIP)
+else()
+  set(AUTOSAM_PC_LIBRARY "-lautosam")
+  install(TARGETS autosam EXPORT autosamTargets
+          LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT runtime
+          NAMELINK_COMPONENT development)
+endif()
+if(TARGET autosam_trt)
+  install(TARGETS autosam_trt LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT runtime)
+endif()
 install(FILES include/autosam.h include/autosam.hpp
         DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" COMPONENT development)
 install(EXPORT autosamTargets NAMESPACE autosam:: DESTINATION "${AUTOSAM_CMAKE_DIR}"

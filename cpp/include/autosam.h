@@ -58,6 +58,7 @@ typedef enum autosam_status {
   AUTOSAM_CANCELLED = 7,
   AUTOSAM_SELFTEST_FAILED = 8, /* golden slices gave other labels than at export */
   AUTOSAM_RUNTIME_ERROR = 9,   /* the runtime refused the graph or failed while it ran */
+  AUTOSAM_UNSUPPORTED = 10,    /* sound, but not with this backend: a precision, memory, a stream */
   AUTOSAM_INTERNAL = 99        /* a defect of this library */
 } autosam_status;
 
@@ -81,7 +82,8 @@ typedef void (*autosam_log_function)(int32_t level, const char* text, void* user
 
 typedef struct autosam_options {
   size_t struct_size;
-  /* "auto" or "onnxruntime". NULL means "auto", as for all words below. */
+  /* "auto", "onnxruntime", "openvino" or "tensorrt"; "auto" is the first. NULL means "auto", as for
+   * all words below. */
   const char* backend;
   /* "auto", "cpu", "cuda" or "cuda:N". What is not there is an error; "auto" takes a usable GPU,
    * else the CPU, and says why in autosam_info.reason. */
@@ -89,10 +91,11 @@ typedef struct autosam_options {
   /* "auto", "fp32", "fp16" or "bf16". "auto" takes fp32 on CPUs; on GPUs fp16 if the bundle has
    * it, else fp32. */
   const char* precision;
-  /* ONNX Runtime's execution provider: "auto", "cpu", "cuda" or "tensorrt". */
+  /* ONNX Runtime's execution provider: "auto", "cpu", "cuda", "tensorrt" or "rtx". */
   const char* provider;
-  /* The runtime's library; NULL looks at AUTOSAM_ONNXRUNTIME_LIB, beside libautosam, then where
-   * the system's loader looks. */
+  /* The runtime's library, or the folder that holds it; NULL looks at AUTOSAM_ONNXRUNTIME_LIB,
+   * AUTOSAM_OPENVINO_LIB or AUTOSAM_TENSORRT_LIB, beside libautosam, then where the system's loader
+   * looks. */
   const char* runtime_library;
   /* CPU threads of one run; 0 means every core that this process may use. */
   int32_t threads;
@@ -100,6 +103,9 @@ typedef struct autosam_options {
   int32_t verify;
   autosam_log_function log; /* may be NULL */
   void* log_user;
+  /* The library of provider "rtx", or the folder that holds it; NULL looks at
+   * AUTOSAM_RTX_PROVIDER_LIB, beside libautosam, then beside ONNX Runtime. */
+  const char* provider_library;
 } autosam_options;
 
 /* Set struct_size and the defaults: everything "auto", verify 1. NULL is ignored. */
@@ -111,7 +117,7 @@ AUTOSAM_API void autosam_options_init(autosam_options* options) AUTOSAM_NOEXCEPT
  * session: receives the session, NULL on failure. Destroy it with autosam_session_destroy.
  *
  * INVALID_ARGUMENT, BUNDLE_NOT_FOUND, BAD_BUNDLE, BACKEND_UNAVAILABLE, DEVICE_UNAVAILABLE,
- * OUT_OF_MEMORY, RUNTIME_ERROR. */
+ * OUT_OF_MEMORY, RUNTIME_ERROR, UNSUPPORTED. */
 AUTOSAM_API autosam_status autosam_session_create(const char* path, const autosam_options* options,
                                                   autosam_session** session) AUTOSAM_NOEXCEPT;
 
@@ -125,9 +131,9 @@ typedef struct autosam_info {
   size_t struct_size;
   const char* name;            /* of the bundle */
   const char* intended_use;    /* what the bundle's maker says it is for */
-  const char* backend;         /* "onnxruntime" */
+  const char* backend;         /* "onnxruntime", "openvino", "tensorrt" */
   const char* device;          /* "cpu" or "cuda:N" */
-  const char* provider;        /* "CPUExecutionProvider" */
+  const char* provider;        /* "CPUExecutionProvider"; of OpenVINO "CPU"; "tensorrt_rtx" */
   const char* precision;       /* "fp32", "fp16", "bf16" */
   const char* artefact;        /* file inside the bundle */
   const char* reason;          /* why this device and precision */
@@ -165,14 +171,17 @@ typedef enum autosam_dtype {
   AUTOSAM_UINT16 = 4
 } autosam_dtype;
 
-typedef enum autosam_memory { AUTOSAM_HOST = 0 } autosam_memory;
+typedef enum autosam_memory {
+  AUTOSAM_HOST = 0,
+  AUTOSAM_CUDA = 1 /* of a device; backend "tensorrt" alone */
+} autosam_memory;
 
-/* A view of the caller's memory. */
+/* A view of the caller's memory. What is in CUDA memory is packed, and slices there are float32. */
 typedef struct autosam_tensor {
   void* data;         /* aligned for its dtype */
   int32_t dtype;      /* autosam_dtype */
   int32_t memory;     /* autosam_memory */
-  int32_t device_id;  /* 0 */
+  int32_t device_id;  /* of CUDA memory: the session's device; else 0 */
   int32_t ndim;       /* of shape: 3 or 4 */
   int64_t shape[4];   /* (B, H, W), (B, 1, H, W) or (B, K, H, W) */
   int64_t strides[4]; /* in elements; all 0 means packed, last axis fastest */
@@ -204,6 +213,13 @@ typedef struct autosam_run_options {
   autosam_progress_function progress; /* may be NULL */
   void* progress_user;
   autosam_token* token; /* may be NULL */
+  /* A cudaStream_t of the session's device to work in, for backend "tensorrt". NULL takes streams
+   * of the library's own: what is in CUDA memory must then be complete before the call. CUDA's
+   * default streams have handles too, cudaStreamLegacy and cudaStreamPerThread. */
+  void* cuda_stream;
+  /* 1: return once the work is in cuda_stream, which must be given, with every tensor in CUDA
+   * memory; they must stay until the stream has passed. 0 waits. */
+  int32_t asynchronous;
 } autosam_run_options;
 
 /* Set struct_size and the defaults. NULL is ignored. */
@@ -212,8 +228,9 @@ AUTOSAM_API void autosam_run_options_init(autosam_run_options* options) AUTOSAM_
 /* Label raw slices. Thread-safe on one session.
  *
  * slices: (B, 1, H, W) or (B, H, W), float32, uint8, int16 or uint16, any intensity scale, any
- *     strides (negative ones and slices across a volume too). No NaN, no infinity. Packed float32
- *     is used in place; anything else is copied batch by batch.
+ *     strides (negative ones and slices across a volume too). No NaN, no infinity, which is looked
+ *     at in host memory alone. Packed float32 is used in place; anything else is copied batch by
+ *     batch. Each tensor may be in host or CUDA memory.
  * labels: (B, H, W) uint8, or NULL if only logits are wanted. Packed labels are written in place.
  * logits: (B, K, H, W) float32, or NULL.
  * options: NULL for defaults.
@@ -221,7 +238,7 @@ AUTOSAM_API void autosam_run_options_init(autosam_run_options* options) AUTOSAM_
  * On failure labels and logits may hold the batches that were finished before.
  *
  * INVALID_ARGUMENT, OUT_OF_MEMORY (not even one slice fits, or max_batch does not),
- * CANCELLED, RUNTIME_ERROR. */
+ * CANCELLED, RUNTIME_ERROR, UNSUPPORTED (CUDA memory or a stream that the backend cannot use). */
 AUTOSAM_API autosam_status autosam_run(autosam_session* session, const autosam_tensor* slices,
                                        const autosam_tensor* labels, const autosam_tensor* logits,
                                        const autosam_run_options* options) AUTOSAM_NOEXCEPT;

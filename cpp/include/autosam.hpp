@@ -95,6 +95,13 @@ autosam_tensor padded_slices(T* data, std::int64_t batch, std::int64_t height, s
   return tensor(data, {batch, height, width}, {image, row, 1});
 }
 
+// The same view of CUDA memory: backend "tensorrt" takes it.
+inline autosam_tensor on_cuda(autosam_tensor view, std::int32_t device_id = 0) {
+  view.memory = AUTOSAM_CUDA;
+  view.device_id = device_id;
+  return view;
+}
+
 // Stops runs from another thread: pass it to runs, call cancel() from anywhere.
 class Token {
  public:
@@ -115,11 +122,12 @@ class Token {
 };
 
 struct Options {
-  std::string backend = "auto";
+  std::string backend = "auto";    // auto, onnxruntime, openvino, tensorrt
   std::string device = "auto";     // auto, cpu, cuda, cuda:N
   std::string precision = "auto";  // auto, fp32, fp16, bf16
-  std::string provider = "auto";   // ONNX Runtime's: auto, cpu, cuda, tensorrt
+  std::string provider = "auto";   // ONNX Runtime's: auto, cpu, cuda, tensorrt, rtx
   std::string runtime_library;     // file or folder; empty searches
+  std::string provider_library;    // of provider rtx, likewise
   int threads = 0;                 // 0: every core that this process may use
   bool verify = true;              // hash the bundle's files
   // Level (autosam_log_level) and one line. Must not throw.
@@ -131,6 +139,8 @@ struct RunOptions {
   // Slices done and in all; return false to stop. An exception stops the run and comes out of it.
   std::function<bool(std::int64_t, std::int64_t)> progress;
   const Token* token = nullptr;
+  void* cuda_stream = nullptr;  // a cudaStream_t for backend tensorrt; none: of the library's own
+  bool asynchronous = false;    // return once the work is in cuda_stream
 };
 
 struct ClassInfo {
@@ -151,6 +161,7 @@ class Session {
     used.precision = options.precision.c_str();
     used.provider = options.provider.c_str();
     if (!options.runtime_library.empty()) used.runtime_library = options.runtime_library.c_str();
+    if (!options.provider_library.empty()) used.provider_library = options.provider_library.c_str();
     used.threads = options.threads;
     used.verify = options.verify ? 1 : 0;
     if (log_ != nullptr) {
@@ -202,6 +213,8 @@ class Session {
     autosam_run_options_init(&used);
     used.max_batch = options.max_batch;
     if (options.token != nullptr) used.token = options.token->native();
+    used.cuda_stream = options.cuda_stream;
+    used.asynchronous = options.asynchronous ? 1 : 0;
     if (options.progress) {
       used.progress_user = &progress;
       used.progress = [](std::int64_t done, std::int64_t all, void* user) -> std::int32_t {

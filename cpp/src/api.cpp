@@ -2,6 +2,7 @@
 #include <autosam.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <new>
 #include <string>
@@ -53,13 +54,21 @@ Pointer* not_null(Pointer* pointer, const char* name) {
   return pointer;
 }
 
-// A struct of another version's size: a newer one may have members that are not known here, as long
-// as they are zero.
+// The size that a struct had in the first version of the library.
+template <class Struct>
+constexpr std::size_t kFirstSize = sizeof(Struct);
+template <>
+constexpr std::size_t kFirstSize<autosam_options> = offsetof(autosam_options, provider_library);
+template <>
+constexpr std::size_t kFirstSize<autosam_run_options> = offsetof(autosam_run_options, cuda_stream);
+
+// A struct of another version's size: an older one lacks members at the end; a newer one may have
+// members that are not known here, as long as they are zero.
 template <class Struct>
 void check_size(const Struct& given, const char* name) {
   constexpr std::size_t kMost = 4096;
   const std::size_t size = given.struct_size;
-  if (size < sizeof(Struct) || size > kMost) {
+  if (size != kFirstSize<Struct> && (size < sizeof(Struct) || size > kMost)) {
     refuse(std::string("struct_size of ") + name, std::to_string(size),
            std::to_string(sizeof(Struct)) + " or more");
   }
@@ -68,10 +77,11 @@ void check_size(const Struct& given, const char* name) {
 template <class Struct>
 Struct read_struct(const Struct* given, const char* name) {
   check_size(*given, name);
-  Struct copy;
-  std::memcpy(&copy, given, sizeof copy);
+  Struct copy{};
+  std::memcpy(&copy, given, std::min(sizeof copy, given->struct_size));
   const auto* bytes = reinterpret_cast<const unsigned char*>(given);
-  const bool more = std::any_of(bytes + sizeof copy, bytes + given->struct_size,
+  const bool more = given->struct_size > sizeof copy &&
+                    std::any_of(bytes + sizeof copy, bytes + given->struct_size,
                                 [](unsigned char byte) { return byte != 0; });
   if (more) {
     refuse(std::string(name) + " of a newer version", "members that this library does not know",
@@ -84,7 +94,7 @@ template <class Struct>
 void write_struct(Struct value, Struct* target, const char* name) {
   check_size(*target, name);
   value.struct_size = target->struct_size;
-  std::memcpy(target, &value, sizeof value);
+  std::memcpy(target, &value, std::min(sizeof value, value.struct_size));
 }
 
 std::string word(const char* text) {
@@ -101,6 +111,7 @@ autosam::core::Request request_of(const autosam_options& options) {
   request.precision = word(options.precision);
   request.provider = word(options.provider);
   if (options.runtime_library != nullptr) request.runtime_library = options.runtime_library;
+  if (options.provider_library != nullptr) request.provider_library = options.provider_library;
   request.threads = options.threads;
   request.log = {options.log, options.log_user};
   return request;
@@ -182,6 +193,8 @@ const char* autosam_status_name(int32_t status) noexcept {
       return "AUTOSAM_SELFTEST_FAILED";
     case AUTOSAM_RUNTIME_ERROR:
       return "AUTOSAM_RUNTIME_ERROR";
+    case AUTOSAM_UNSUPPORTED:
+      return "AUTOSAM_UNSUPPORTED";
     case AUTOSAM_INTERNAL:
       return "AUTOSAM_INTERNAL";
     default:
@@ -281,7 +294,11 @@ autosam_status autosam_run(autosam_session* session, const autosam_tensor* slice
     if (options != nullptr) {
       const autosam_run_options given = read_struct(options, "autosam_run_options");
       if (given.token != nullptr) token = tokens().get(given.token);
-      used = {given.max_batch, given.progress, given.progress_user, token.get()};
+      if (given.asynchronous != 0 && given.asynchronous != 1) {
+        refuse("asynchronous", std::to_string(given.asynchronous), "0 or 1");
+      }
+      used = {given.max_batch, given.progress,    given.progress_user,
+              token.get(),     given.cuda_stream, given.asynchronous == 1};
     }
     found->run(slices, labels, logits, used);
   });

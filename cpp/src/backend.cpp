@@ -6,6 +6,8 @@
 
 #include "error.hpp"
 #include "ort/backend.hpp"
+#include "ov/backend.hpp"
+#include "trt/backend.hpp"
 
 namespace autosam::core {
 namespace {
@@ -16,7 +18,8 @@ struct Row {
 };
 
 // Adding a backend is one file and one row; the first row is what "auto" means.
-constexpr std::array kBackends{Row{"onnxruntime", open_ort}};
+constexpr std::array kBackends{Row{"onnxruntime", open_ort}, Row{"openvino", open_openvino},
+                               Row{"tensorrt", open_tensorrt}};
 
 }  // namespace
 

@@ -16,8 +16,9 @@ namespace autosam::core {
 struct Request {
   std::string device = "auto";     // auto, cpu, cuda, cuda:N
   std::string precision = "auto";  // auto, fp32, fp16, bf16
-  std::string provider = "auto";   // ONNX Runtime's: auto, cpu, cuda, tensorrt
+  std::string provider = "auto";   // ONNX Runtime's: auto, cpu, cuda, tensorrt, rtx
   std::string runtime_library;     // file or folder; "" searches
+  std::string provider_library;    // of provider rtx, likewise
   int threads = 0;                 // of the CPU; 0 means every usable core
   Log log;
 };
@@ -36,7 +37,8 @@ struct BackendInfo {
   bool fell_back = false;
 };
 
-// One run: slices (count, 1, height, width), finite; outputs that are not wanted are NULL.
+// One run: slices (count, 1, height, width), finite; outputs that are not wanted are NULL. Memory
+// of a device and a stream come to backends alone that have a `cuda_device`.
 struct Batch {
   const float* slices = nullptr;
   std::int64_t count = 0;
@@ -44,6 +46,11 @@ struct Batch {
   std::int64_t width = 0;
   std::uint8_t* labels = nullptr;  // (count, height, width)
   float* logits = nullptr;         // (count, K, height, width)
+  bool slices_on_device = false;
+  bool labels_on_device = false;
+  bool logits_on_device = false;
+  void* stream = nullptr;     // CUDA's; NULL: the backend's own
+  bool asynchronous = false;  // return once the work is in the stream
 };
 
 class Backend {
@@ -54,6 +61,8 @@ class Backend {
   Backend& operator=(const Backend&) = delete;
 
   [[nodiscard]] virtual const BackendInfo& info() const = 0;
+  // The CUDA device whose memory and streams it takes, or -1.
+  [[nodiscard]] virtual int cuda_device() const { return -1; }
 
   // Fill the wanted outputs. Called by many threads at once. Asked only for outputs of the bundle.
   //

@@ -78,9 +78,13 @@ std::string read_manifest(const fs::path& folder) {
   return text;
 }
 
+std::string member(const Bundle& bundle, const FileRef& ref) {
+  return "bundle member '" + ref.path + "' of " + quoted(bundle.folder);
+}
+
 void check_member(const Bundle& bundle, const FileRef& ref,
-                  const std::map<std::string, std::uint64_t>& members, bool verify) {
-  const std::string what = "bundle member '" + ref.path + "' of " + quoted(bundle.folder);
+                  const std::map<std::string, std::uint64_t>& members) {
+  const std::string what = member(bundle, ref);
   const auto found = members.find(ref.path);
   if (found == members.end()) {
     std::error_code ignored;
@@ -94,21 +98,6 @@ void check_member(const Bundle& bundle, const FileRef& ref,
     throw Error(AUTOSAM_BAD_BUNDLE, Message(what + " was altered")
                                         .got(std::to_string(found->second) + " bytes")
                                         .expected(std::to_string(ref.bytes))
-                                        .todo("copy or export the bundle again"));
-  }
-  if (!verify) return;
-  Sha256 hash;
-  const std::string why =
-      read_chunks(bundle.file(ref),
-                  [&hash](const char* bytes, std::size_t count) { hash.update(bytes, count); });
-  if (!why.empty()) {
-    throw Error(AUTOSAM_BAD_BUNDLE, Message(what + " cannot be read").got(why));
-  }
-  const std::string digest = hash.finish();
-  if (digest != ref.sha256) {
-    throw Error(AUTOSAM_BAD_BUNDLE, Message(what + " was altered")
-                                        .got("sha256 " + digest.substr(0, 16) + "...")
-                                        .expected(ref.sha256.substr(0, 16) + "...")
                                         .todo("copy or export the bundle again"));
   }
 }
@@ -176,8 +165,29 @@ Bundle Bundle::open(const fs::path& folder, bool verify) {
       bundle.notes.push_back("'" + member.first + "' is not in the manifest");
     }
   }
-  for (const FileRef* ref : bundle.manifest.files()) check_member(bundle, *ref, members, verify);
+  for (const FileRef* ref : bundle.manifest.files()) {
+    check_member(bundle, *ref, members);
+    if (verify) bundle.verify(*ref);
+  }
+  bundle.verified = verify;
   return bundle;
+}
+
+void Bundle::verify(const FileRef& ref) const {
+  const std::string what = member(*this, ref);
+  Sha256 hash;
+  const std::string why = read_chunks(
+      file(ref), [&hash](const char* bytes, std::size_t count) { hash.update(bytes, count); });
+  if (!why.empty()) {
+    throw Error(AUTOSAM_BAD_BUNDLE, Message(what + " cannot be read").got(why));
+  }
+  const std::string digest = hash.finish();
+  if (digest != ref.sha256) {
+    throw Error(AUTOSAM_BAD_BUNDLE, Message(what + " was altered")
+                                        .got("sha256 " + digest.substr(0, 16) + "...")
+                                        .expected(ref.sha256.substr(0, 16) + "...")
+                                        .todo("copy or export the bundle again"));
+  }
 }
 
 std::string Bundle::read(const FileRef& ref, std::size_t most) const {
@@ -187,7 +197,7 @@ std::string Bundle::read(const FileRef& ref, std::size_t most) const {
     fits = fits && content.size() + count <= most;
     if (fits) content.append(bytes, count);
   });
-  const std::string what = "bundle member '" + ref.path + "' of " + quoted(folder);
+  const std::string what = member(*this, ref);
   if (!why.empty()) throw Error(AUTOSAM_BAD_BUNDLE, Message(what + " cannot be read").got(why));
   if (!fits) {
     throw Error(

@@ -16,6 +16,7 @@ struct Bundle {
   Manifest manifest;
   std::string manifest_sha256;
   std::vector<std::string> notes;  // what is odd but harmless
+  bool verified = false;           // every member was hashed
 
   // verify: hash every member; otherwise presence and size alone are checked.
   //
@@ -23,6 +24,9 @@ struct Bundle {
   static Bundle open(const std::filesystem::path& folder, bool verify);
 
   [[nodiscard]] std::filesystem::path file(const FileRef& ref) const { return folder / ref.path; }
+
+  // Hash a member. Throws Error(BAD_BUNDLE): it is not what the manifest binds.
+  void verify(const FileRef& ref) const;
 
   // The whole content of a member of at most `most` bytes. Throws Error(BAD_BUNDLE).
   [[nodiscard]] std::string read(const FileRef& ref, std::size_t most) const;

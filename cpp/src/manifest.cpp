@@ -129,12 +129,11 @@ std::string joined(const std::vector<std::int64_t>& numbers) {
   return "[" + text + "]";
 }
 
-// "{axis:[low,best,high],...}", in the order of the keys.
-std::string read_profile(Fields& fields) {
+Profile read_profile(Fields& fields) {
   const Json& value = fields.required("profile");
   const Place place = fields.at("profile");
   if (value.type != Json::Type::kObject) place.refuse(value, "an object");
-  std::map<std::string, std::string> axes;
+  Profile profile;
   for (const JsonMember& member : value.members) {
     const Place where = place.below(member.key);
     const auto sizes = read_list<std::int64_t>(
@@ -143,30 +142,41 @@ std::string read_profile(Fields& fields) {
     if (sizes.size() != 3 || sizes[0] < 1 || !std::is_sorted(sizes.begin(), sizes.end())) {
       where.refuse(member.value, "three sizes that rise from 1 or more");
     }
-    axes.emplace(member.key, joined(sizes));
+    profile[member.key] = {sizes[0], sizes[1], sizes[2]};
   }
-  std::string text;
-  for (const auto& [axis, sizes] : axes) {
-    text += (text.empty() ? "" : ",") + quote_json(axis) + ":" + sizes;
-  }
-  return "{" + text + "}";
+  return profile;
 }
 
-// Checks an engine's description; returns the log of its builder, if there is one.
-std::optional<FileRef> read_engine(const Json& value, const Place& place) {
-  Fields fields(value, place);
-  const std::string family = fields.word("family", {"tensorrt", "tensorrt_rtx"});
-  const std::string version = fields.text("version");
-  if (!is_version(version)) fields.at("version").refuse("'" + version + "'", "1.2 or 1.2.3.4");
-  const std::string platform = fields.text("platform");
-  if (!is_platform(platform)) {
-    fields.at("platform").refuse("'" + platform + "'", "such as linux-x86_64");
+// The canonical JSON of what decides about an engine: sorted keys, no blanks, ASCII.
+std::string key_parts(const EngineInfo& engine, const std::string& workspace) {
+  std::string profile;
+  for (const auto& [axis, sizes] : engine.profile) {
+    profile += (profile.empty() ? "" : ",") + quote_json(axis) + ":" +
+               joined({sizes.begin(), sizes.end()});
   }
-  const auto capabilities = read_list<std::int64_t>(
+  return R"({"compute_capabilities":)" + joined(engine.compute_capabilities) + R"(,"family":")" +
+         engine.family + R"(","graph_sha256":")" + engine.graph_sha256 + R"(","platform":")" +
+         engine.platform + R"(","profile":{)" + profile + R"(},"version":")" + engine.version +
+         R"(","workspace_bytes":)" + workspace + "}";
+}
+
+EngineInfo read_engine(const Json& value, const Place& place) {
+  Fields fields(value, place);
+  EngineInfo engine;
+  engine.family = fields.word("family", {"tensorrt", "tensorrt_rtx"});
+  engine.version = fields.text("version");
+  if (!is_version(engine.version)) {
+    fields.at("version").refuse("'" + engine.version + "'", "1.2 or 1.2.3.4");
+  }
+  engine.platform = fields.text("platform");
+  if (!is_platform(engine.platform)) {
+    fields.at("platform").refuse("'" + engine.platform + "'", "such as linux-x86_64");
+  }
+  engine.compute_capabilities = read_list<std::int64_t>(
       fields.required("compute_capabilities"), fields.at("compute_capabilities"), 1,
       [](const Json& item, const Place& at) { return as_integer(item, at); });
-  const std::string graph = fields.sha256("graph_sha256");
-  const std::string profile = read_profile(fields);
+  engine.graph_sha256 = fields.sha256("graph_sha256");
+  engine.profile = read_profile(fields);
   std::string workspace = "null";
   if (const Json* bytes = fields.find_not_null("workspace_bytes")) {
     workspace = std::to_string(as_integer(*bytes, fields.at("workspace_bytes"), {1, kMost}));
@@ -174,8 +184,9 @@ std::optional<FileRef> read_engine(const Json& value, const Place& place) {
   if (const Json* bytes = fields.find_not_null("activation_bytes")) {
     as_integer(*bytes, fields.at("activation_bytes"), {0, kMost});
   }
-  std::optional<FileRef> log;
-  if (const Json* file = fields.find_not_null("log")) log = read_file(*file, fields.at("log"));
+  if (const Json* file = fields.find_not_null("log")) {
+    engine.log = read_file(*file, fields.at("log"));
+  }
   fields.integer("layers", {1, INT32_MAX});
   read_share(fields, "low_share");
   if (!(fields.number("build_seconds") >= 0)) {
@@ -183,15 +194,11 @@ std::optional<FileRef> read_engine(const Json& value, const Place& place) {
   }
   const std::string key = fields.sha256("key");
   fields.finish();
-  // The canonical JSON of what decides about an engine: sorted keys, no blanks, ASCII.
-  const std::string parts =
-      R"({"compute_capabilities":)" + joined(capabilities) + R"(,"family":")" + family +
-      R"(","graph_sha256":")" + graph + R"(","platform":")" + platform + R"(","profile":)" +
-      profile + R"(,"version":")" + version + R"(","workspace_bytes":)" + workspace + "}";
+  const std::string parts = key_parts(engine, workspace);
   if (sha256(parts.data(), parts.size()) != key) {
     fields.at("key").refuse(key, "the hash of what the key was made of");
   }
-  return log;
+  return engine;
 }
 
 Artefact read_artefact(const Json& value, const Place& place) {
@@ -211,7 +218,7 @@ Artefact read_artefact(const Json& value, const Place& place) {
     check_typing(*typing, fields.at("typing"));
   }
   const Json* engine = fields.find_not_null("engine");
-  if (engine != nullptr) artefact.log = read_engine(*engine, fields.at("engine"));
+  if (engine != nullptr) artefact.engine = read_engine(*engine, fields.at("engine"));
   fields.finish();
   if ((artefact.kind == "onnx") != (lowering != nullptr && opset != nullptr)) {
     place.refuse("kind '" + artefact.kind + "'",
@@ -281,7 +288,7 @@ std::vector<const FileRef*> Manifest::files() const {
   for (const Artefact& artefact : artefacts) {
     found.push_back(&artefact.file);
     if (artefact.external_data) found.push_back(&*artefact.external_data);
-    if (artefact.log) found.push_back(&*artefact.log);
+    if (artefact.engine && artefact.engine->log) found.push_back(&*artefact.engine->log);
   }
   for (const GoldenCase& one : golden) {
     found.insert(found.end(), {&one.slices, &one.labels, &one.logits});

@@ -1,7 +1,9 @@
 // The manifest: everything that a host must know about a bundle, strict and versioned.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -21,13 +23,27 @@ struct FileRef {
   std::int64_t bytes = 0;
 };
 
+// Smallest, best and largest size by the symbol of an axis ("B", "H", "W").
+using Profile = std::map<std::string, std::array<std::int64_t, 3>>;
+
+// What an engine was built with and for; it runs nowhere else.
+struct EngineInfo {
+  std::string family;                              // tensorrt, tensorrt_rtx
+  std::string version;                             // of the library, all its parts
+  std::string platform;                            // linux-x86_64
+  std::vector<std::int64_t> compute_capabilities;  // 89 is sm89
+  std::string graph_sha256;
+  Profile profile;
+  std::optional<FileRef> log;  // what its builder said
+};
+
 // One executable form of the model.
 struct Artefact {
   std::string kind;       // onnx, weights, engine
   std::string precision;  // fp32, fp16, bf16
   FileRef file;
   std::optional<FileRef> external_data;
-  std::optional<FileRef> log;  // of an engine's builder
+  std::optional<EngineInfo> engine;
 };
 
 // Raw slices (B, 1, H, W) float32 and what the segmenter makes of them, as .npy files.

@@ -63,7 +63,7 @@ std::int64_t Session::auto_batch() const {
 }
 
 Session::Job Session::check_job(const autosam_tensor* slices, const autosam_tensor* labels,
-                                const autosam_tensor* logits) const {
+                                const autosam_tensor* logits, const RunOptions& options) const {
   const ModelSpec& model = bundle_.manifest.model;
   if (labels == nullptr && logits == nullptr) {
     throw Error(AUTOSAM_INVALID_ARGUMENT,
@@ -76,6 +76,7 @@ Session::Job Session::check_job(const autosam_tensor* slices, const autosam_tens
   Job job{check_slices(slices), std::nullopt, std::nullopt};
   if (labels != nullptr) job.labels = check_labels(*labels, job.slices);
   if (logits != nullptr) job.logits = check_logits(*logits, job.slices, model.num_classes);
+  check_device(job, options);
   check_finite(job.slices);
   std::int64_t bytes = job.slices.batch() * job.slices.item() * 4;
   if (__builtin_mul_overflow(bytes, model.num_classes, &bytes)) {
@@ -85,6 +86,59 @@ Session::Job Session::check_job(const autosam_tensor* slices, const autosam_tens
   return job;
 }
 
+// Memory of a device and streams: only where the backend has them, and in the form it takes.
+void Session::check_device(const Job& job, const RunOptions& options) const {
+  const int device = backend_->cuda_device();
+  int on_device = 0;
+  int tensors = 0;
+  const auto check = [&](const std::optional<View>& view, const std::string& name) {
+    if (!view) return;
+    ++tensors;
+    if (!view->on_device()) return;
+    ++on_device;
+    const std::string what = "'" + name + "' in CUDA memory";
+    if (device < 0) {
+      throw Error(AUTOSAM_UNSUPPORTED, Message(what)
+                                           .got("backend " + info().backend)
+                                           .expected("backend tensorrt")
+                                           .todo("hand over host memory"));
+    }
+    if (view->device != device) {
+      throw Error(AUTOSAM_INVALID_ARGUMENT, Message(what)
+                                                .got("device_id " + std::to_string(view->device))
+                                                .expected(std::to_string(device)));
+    }
+    if (!view->packed() || (name == "slices" && view->dtype != AUTOSAM_FLOAT32)) {
+      throw Error(AUTOSAM_UNSUPPORTED, Message(what)
+                                           .got("strides, or slices of another dtype")
+                                           .expected("packed elements, float32 slices"));
+    }
+  };
+  check(job.slices, "slices");
+  check(job.labels, "labels");
+  check(job.logits, "logits");
+  const bool both_on_host =
+      !(job.labels && job.labels->on_device()) && !(job.logits && job.logits->on_device());
+  if (job.labels && !both_on_host && !bundle_.manifest.model.has_output("labels")) {
+    throw Error(AUTOSAM_UNSUPPORTED,
+                Message("the model gives logits alone, of which labels are made on the host")
+                    .got("outputs in CUDA memory")
+                    .expected("outputs in host memory"));
+  }
+  if (options.stream != nullptr && device < 0) {
+    throw Error(AUTOSAM_UNSUPPORTED, Message("cuda_stream")
+                                         .got("backend " + info().backend)
+                                         .expected("backend tensorrt")
+                                         .todo("leave the stream out"));
+  }
+  if (options.asynchronous && (options.stream == nullptr || on_device < tensors)) {
+    throw Error(AUTOSAM_INVALID_ARGUMENT,
+                Message("asynchronous")
+                    .got(options.stream == nullptr ? "no cuda_stream" : "tensors in host memory")
+                    .expected("a cuda_stream, and every tensor in CUDA memory"));
+  }
+}
+
 void Session::run(const autosam_tensor* slices, const autosam_tensor* labels,
                   const autosam_tensor* logits, const RunOptions& options) const {
   if (options.max_batch < -1) {
@@ -92,7 +146,7 @@ void Session::run(const autosam_tensor* slices, const autosam_tensor* labels,
                                               .got(std::to_string(options.max_batch))
                                               .expected("1 or more, 0 for automatic, -1 for all"));
   }
-  const Job job = check_job(slices, labels, logits);
+  const Job job = check_job(slices, labels, logits, options);
   const std::int64_t all = job.slices.batch();
   const bool automatic = options.max_batch == 0;
   std::int64_t size = options.max_batch == -1 ? all : options.max_batch;
@@ -104,8 +158,8 @@ void Session::run(const autosam_tensor* slices, const autosam_tensor* labels,
     if (options.token != nullptr && options.token->cancelled()) cancelled();
     size = std::min(size, all - done);
     if (!automatic || size == 1) {
-      run_batch(job, done, size, options.token);
-    } else if (!batch_fits(job, done, size, options.token)) {
+      run_batch(job, done, size, options);
+    } else if (!batch_fits(job, done, size, options)) {
       size = (size + 1) / 2;
       largest_.store(size);
       log_.warning("out of memory: going on with batches of " + std::to_string(size) + " slices");
@@ -120,9 +174,9 @@ void Session::run(const autosam_tensor* slices, const autosam_tensor* labels,
 }
 
 bool Session::batch_fits(const Job& job, std::int64_t first, std::int64_t count,
-                         Token* token) const {
+                         const RunOptions& options) const {
   try {
-    run_batch(job, first, count, token);
+    run_batch(job, first, count, options);
   } catch (const Error& error) {
     if (error.status() != AUTOSAM_OUT_OF_MEMORY) throw;
     return false;
@@ -133,7 +187,7 @@ bool Session::batch_fits(const Job& job, std::int64_t first, std::int64_t count,
 }
 
 void Session::run_batch(const Job& job, std::int64_t first, std::int64_t count,
-                        Token* token) const {
+                        const RunOptions& options) const {
   const ModelSpec& model = bundle_.manifest.model;
   const View& slices = job.slices;
   const std::int64_t pixels = slices.item();
@@ -141,6 +195,11 @@ void Session::run_batch(const Job& job, std::int64_t first, std::int64_t count,
   batch.count = count;
   batch.height = slices.height();
   batch.width = slices.width();
+  batch.slices_on_device = slices.on_device();
+  batch.labels_on_device = job.labels && job.labels->on_device();
+  batch.logits_on_device = job.logits && job.logits->on_device();
+  batch.stream = options.stream;
+  batch.asynchronous = options.asynchronous;
 
   std::unique_ptr<float[]> converted;
   if (slices.dtype == AUTOSAM_FLOAT32 && slices.packed()) {
@@ -170,7 +229,7 @@ void Session::run_batch(const Job& job, std::int64_t first, std::int64_t count,
     batch.logits = staged_logits.get();
   }
 
-  backend_->run(batch, token);
+  backend_->run(batch, options.token);
 
   if (argmax_here) argmax(batch.logits, count, model.num_classes, pixels, labels);
   if (staged_labels != nullptr) scatter(staged_labels.get(), first, count, *job.labels);

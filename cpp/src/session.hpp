@@ -19,6 +19,8 @@ struct RunOptions {
   autosam_progress_function progress = nullptr;
   void* progress_user = nullptr;
   Token* token = nullptr;
+  void* stream = nullptr;     // CUDA's; NULL: the backend's own
+  bool asynchronous = false;  // return once the work is in the stream
 };
 
 struct SelftestResult {
@@ -54,10 +56,13 @@ class Session {
  private:
   struct Job;
   Job check_job(const autosam_tensor* slices, const autosam_tensor* labels,
-                const autosam_tensor* logits) const;
+                const autosam_tensor* logits, const RunOptions& options) const;
+  void check_device(const Job& job, const RunOptions& options) const;
   // Whether a batch was run; false where memory ran out.
-  bool batch_fits(const Job& job, std::int64_t first, std::int64_t count, Token* token) const;
-  void run_batch(const Job& job, std::int64_t first, std::int64_t count, Token* token) const;
+  bool batch_fits(const Job& job, std::int64_t first, std::int64_t count,
+                  const RunOptions& options) const;
+  void run_batch(const Job& job, std::int64_t first, std::int64_t count,
+                 const RunOptions& options) const;
 
   Bundle bundle_;
   std::unique_ptr<Backend> backend_;

@@ -58,7 +58,8 @@ void* open(const std::string& path) {
 }  // namespace
 
 SharedLibrary SharedLibrary::find(const std::string& what, const std::string& asked,
-                                  const char* variable, const std::vector<std::string>& names) {
+                                  const char* variable, const std::vector<std::string>& names,
+                                  const std::string& todo) {
   std::string named = asked;
   std::string from = "runtime_library";
   if (named.empty()) {
@@ -96,11 +97,28 @@ SharedLibrary SharedLibrary::find(const std::string& what, const std::string& as
               Message(what + " cannot be loaded")
                   .got(why)
                   .expected(names.front() + " beside libautosam or where the system looks")
-                  .todo(std::string("set runtime_library or ") + variable));
+                  .todo(todo.empty() ? std::string("set runtime_library or ") + variable : todo));
 }
 
 void* SharedLibrary::symbol(const char* name) const {
   return dlsym(handle_, name);
+}
+
+std::string find_library_file(const std::string& asked, const char* variable,
+                              const std::filesystem::path& folder, const std::string& name) {
+  const char* value = std::getenv(variable);  // NOLINT(concurrency-mt-unsafe)
+  const std::string named = !asked.empty() ? asked : value != nullptr ? value : "";
+  std::error_code error;
+  const auto whole = [&](const fs::path& path) {
+    const fs::path file = fs::is_directory(path, error) ? inside(path, {name}) : path;
+    return file.empty() ? "" : fs::canonical(file, error).string();
+  };
+  if (!named.empty()) return whole(named);
+  for (const fs::path& place : {own_folder(), folder}) {
+    std::string found = place.empty() ? "" : whole(place);
+    if (!found.empty()) return found;
+  }
+  return "";
 }
 
 int cuda_devices() {

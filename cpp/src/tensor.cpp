@@ -86,16 +86,19 @@ View axes_of(const autosam_tensor& tensor, const std::string& name, const std::s
 View check_tensor(const autosam_tensor& tensor, const std::string& name,
                   const std::string& layout) {
   if (tensor.data == nullptr) refuse(name, "no data", "a pointer");
-  if (tensor.memory != AUTOSAM_HOST || tensor.device_id != 0) {
+  const bool host = tensor.memory == AUTOSAM_HOST && tensor.device_id == 0;
+  const bool cuda = tensor.memory == AUTOSAM_CUDA && tensor.device_id >= 0;
+  if (!host && !cuda) {
     refuse(
         name,
         "memory " + std::to_string(tensor.memory) + ", device " + std::to_string(tensor.device_id),
-        "AUTOSAM_HOST, device 0");
+        "AUTOSAM_HOST, device 0, or AUTOSAM_CUDA");
   }
   const std::int64_t size = item_size(tensor.dtype);
   if (size == 0) refuse(name, "dtype " + std::to_string(tensor.dtype), "an autosam_dtype");
   View view = axes_of(tensor, name, layout);
   view.data = tensor.data;
+  view.device = cuda ? tensor.device_id : -1;
   view.dtype = static_cast<autosam_dtype>(tensor.dtype);
   // Also what a packed float32 copy of it would take.
   std::int64_t elements = 4;
@@ -245,7 +248,7 @@ View check_logits(const autosam_tensor& tensor, const View& slices, std::int64_t
 }
 
 void check_finite(const View& slices) {
-  if (slices.dtype != AUTOSAM_FLOAT32) return;
+  if (slices.dtype != AUTOSAM_FLOAT32 || slices.on_device()) return;
   std::int64_t bad = 0;
   const std::int64_t all = slices.batch() * slices.item();
   if (slices.packed()) {

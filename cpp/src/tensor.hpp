@@ -12,6 +12,7 @@ namespace autosam::core {
 struct View {
   void* data = nullptr;
   autosam_dtype dtype = AUTOSAM_FLOAT32;
+  int device = -1;  // of CUDA memory; -1: the host's
   std::array<std::int64_t, 4> shape{};
   std::array<std::int64_t, 4> strides{};
 
@@ -21,6 +22,7 @@ struct View {
   // Elements of one item of the batch.
   [[nodiscard]] std::int64_t item() const { return shape[1] * shape[2] * shape[3]; }
   [[nodiscard]] bool packed() const;
+  [[nodiscard]] bool on_device() const { return device >= 0; }
 };
 
 // Slices (B, 1, H, W) or (B, H, W) of any input dtype.
@@ -33,7 +35,8 @@ View check_slices(const autosam_tensor* tensor);
 View check_labels(const autosam_tensor& tensor, const View& slices);
 View check_logits(const autosam_tensor& tensor, const View& slices, std::int64_t channels);
 
-// Throws Error(INVALID_ARGUMENT): there are values that are not finite.
+// Throws Error(INVALID_ARGUMENT): there are values that are not finite. Memory of a device is not
+// looked at.
 void check_finite(const View& slices);
 
 // Convert items first..first+count of slices to packed float32; exact for every input dtype.

@@ -15,11 +15,13 @@ a header, slice after slice, row after row. Slices: (B, H, W) or (B, 1, H, W). L
   --dtype NAME      of raw input: float32 (default), uint8, int16, uint16
   --logits FILE     write logits (B, K, H, W) float32 too
   --batch N         slices per run; 0 sizes it by the model (default), -1 means all
+  --backend B       auto (default), onnxruntime, openvino, tensorrt
   --device D        auto (default), cpu, cuda, cuda:N
   --precision P     auto (default), fp32, fp16, bf16
-  --provider P      of ONNX Runtime: auto (default), cpu, cuda, tensorrt
+  --provider P      of ONNX Runtime: auto (default), cpu, cuda, tensorrt, rtx
   --threads N       of the CPU; 0 means every usable core (default)
-  --runtime PATH    ONNX Runtime's library, or the folder that holds it
+  --runtime PATH    the backend's library, or the folder that holds it
+  --plugin PATH     the library of provider rtx, or the folder that holds it
   --no-verify       do not hash the bundle's files
   --selftest        run the bundle's golden slices
   --info            say what is in use
@@ -64,11 +66,13 @@ Arguments parse_arguments(int count, const char* const* words) {
                                                   {"--dtype", &given.dtype},
                                                   {"--logits", &given.logits},
                                                   {"--batch", &batch},
+                                                  {"--backend", &given.session.backend},
                                                   {"--device", &given.session.device},
                                                   {"--precision", &given.session.precision},
                                                   {"--provider", &given.session.provider},
                                                   {"--threads", &threads},
-                                                  {"--runtime", &given.session.runtime_library}};
+                                                  {"--runtime", &given.session.runtime_library},
+                                                  {"--plugin", &given.session.provider_library}};
   bool no_verify = false;
   const std::map<std::string, bool*> switches{
       {"--no-verify", &no_verify}, {"--selftest", &given.selftest}, {"--info", &given.info},

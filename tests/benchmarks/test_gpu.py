@@ -91,9 +91,9 @@ def test_a_bundle_without_graphs_runs_on_torch(tmp_path: Path, tiny_encoder: Enc
 
 
 def test_fused_segmenters_as_peers(tmp_path: Path, tiny_encoder: EncoderSpec) -> None:
-    from autosam_deploy.benchmarks.fused_peers import load_fused
     from autosam_deploy.benchmarks.harness.runners import Loading
-    from autosam_deploy.benchmarks.peers import load_eager
+    from autosam_deploy.benchmarks.peers.fused import load_fused
+    from autosam_deploy.benchmarks.peers.pytorch import load_eager
     from autosam_deploy.errors import BackendUnavailableError
 
     head = AutosamHead(num_classes=3, embed_dim=32, num_heads=4, mlp_dim=40)

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autosam_deploy.benchmarks.harness.runners import Loading
-from autosam_deploy.benchmarks.peers import (
-    ALL_PEERS,
-    PEERS,
+from autosam_deploy.benchmarks.harness.runners import Loading, Runner
+from autosam_deploy.benchmarks.peers.plain import load_onnxruntime, load_openvino
+from autosam_deploy.benchmarks.peers.pytorch import (
     load_autocast,
     load_eager,
-    load_plain,
+    load_tf32,
     torch_device,
 )
+from autosam_deploy.benchmarks.peers.table import ALL_PEERS, KERNELS, PEERS
 from autosam_deploy.errors import BackendUnavailableError, DeviceUnavailableError
 from autosam_deploy.runtime.engine import Engine
 from autosam_deploy.spec import HeadKind
@@ -63,9 +63,8 @@ def test_autocast_is_low_precision_and_close(
     assert runner.info["precision"] == "bf16"
 
 
-def test_plain_runs_what_it_is_given(
-    loading: Callable[..., Loading], slices: np.ndarray, tmp_path: Path
-) -> None:
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
     """Any graph from slices to labels; exporting one takes as long as all other tests."""
     import onnx
     from onnx import TensorProto, helper
@@ -86,12 +85,39 @@ def test_plain_runs_what_it_is_given(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "plain.onnx")
-    runner = load_plain(loading("onnx-plain", plain=tmp_path / "plain.onnx"))
-    np.testing.assert_array_equal(runner.labels(slices), slices[:, 0] > 100)
+    return tmp_path / "plain.onnx"
+
+
+@pytest.mark.parametrize("load", [load_onnxruntime, load_openvino])
+def test_plain_runs_what_it_is_given(
+    loading: Callable[..., Loading],
+    slices: np.ndarray,
+    plain: Path,
+    load: Callable[[Loading], Runner],
+) -> None:
+    runner = load(loading("plain", plain=plain))
+    first = runner.labels(slices)
+    np.testing.assert_array_equal(first, slices[:, 0] > 100)
+    np.testing.assert_array_equal(runner.labels(-slices), slices[:, 0] < -100)
+    np.testing.assert_array_equal(first, slices[:, 0] > 100)
     assert runner.outputs(slices).keys() == {"labels"}
     assert runner.info["artefact"] == "plain.onnx"
+    assert runner.info["precision"] in ("fp32", "bf16")
     with pytest.raises(BackendUnavailableError, match="there is no plain export to load"):
-        load_plain(loading("onnx-plain"))
+        load(loading("plain"))
+
+
+def test_tf32_is_no_precision_of_cpus(loading: Callable[..., Loading]) -> None:
+    with pytest.raises(BackendUnavailableError, match="TF32 is a precision of NVIDIA GPUs"):
+        load_tf32(loading("eager-tf32"))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_need_a_gpu(loading: Callable[..., Loading], name: str) -> None:
+    from autosam_deploy.benchmarks.peers.fused import load_kernels
+
+    with pytest.raises(BackendUnavailableError, match="kernels run on NVIDIA GPUs; got cpu"):
+        load_kernels(loading(name))
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from autosam_deploy.runtime.backend import BackendInfo
+from autosam_deploy.runtime.engine import Labels
 from autosam_deploy.spec import PreprocessSpec, default_classes
 from autosam_deploy.volumes.phantom import make_phantom
 from autosam_deploy.volumes.slices import slices_along, stack_labels
@@ -58,14 +59,17 @@ class FakeEngine:
             notes=self.notes,
         )
 
-    def segment(self, volume: Volume, *, axis: Any, batch: Any, progress: Any) -> Volume:
+    def segment(
+        self, volume: Volume, *, axis: Any, batch: Any, skip_flat: bool, progress: Any
+    ) -> Labels:
         FakeEngine.before(volume)
         self.notes = ("learnt something",)
         stack = slices_along(volume.array, axis)
         for done in range(3, len(stack) + 3, 3):
             progress(min(done, len(stack)), len(stack))
         labels = (stack > np.median(stack)).astype(np.uint8)
-        return Volume(stack_labels(labels, axis), volume.geometry, volume.name)
+        skipped = 2 if skip_flat else 0
+        return Labels(stack_labels(labels, axis), volume.geometry, volume.name, skipped=skipped)
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import re
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,3 +249,114 @@ def test_labels_lie_along_the_axis_that_was_asked_for(volumes: Path, tmp_path: P
         case = report_of(report)["cases"][0]
         assert (case["axis"], case["slices"]) == (axis, {"i": 26, "k": 4}[axis])
     assert np.array_equal(*found)
+
+
+def slowed(monkeypatch: pytest.MonkeyPatch, name: str, before: Callable[[Any], None]) -> None:
+    """Call `before` with the first argument of a function that labelling uses."""
+    module = importlib.import_module("autosam_deploy.cli.labelling")
+    real = getattr(module, name)
+
+    def wrapped(first: Any, *args: Any) -> Any:
+        before(first)
+        return real(first, *args)
+
+    monkeypatch.setattr(module, name, wrapped)
+
+
+def test_reading_running_and_writing_overlap(
+    fake: Any, volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("read_volume", "write_volume"):
+        slowed(monkeypatch, name, lambda path: time.sleep(0.2))
+    fake.before = staticmethod(lambda volume: time.sleep(0.2))
+    report = tmp_path / "run.json"
+    assert run("-i", volumes, "-o", tmp_path / "out", "--report", report).exit_code == 0
+    found = report_of(report)
+    seconds = [case["seconds"] for case in found["cases"]]
+    assert all(one[stage] >= 0.2 for one in seconds for stage in ("load", "run", "write"))
+    # One after the other it takes nine times 0.2 s; five are on the longest way.
+    assert found["seconds"] < sum(sum(one.values()) for one in seconds) - 0.4
+
+
+def test_write_that_fails_is_recorded_in_its_case(
+    volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        if path.name.startswith("heart_001"):
+            time.sleep(0.1)
+            raise OutputError("the disk is full")
+
+    slowed(monkeypatch, "write_volume", full)
+    result = run("-i", volumes, "-o", tmp_path / "out", "--json", "-v")
+    assert result.exit_code == 1
+    cases = json.loads(result.stdout)["cases"]
+    assert [case["status"] for case in cases] == ["failed", "labelled", "labelled"]
+    assert cases[0]["error"] == "the disk is full"
+    assert set(cases[0]["seconds"]) == {"load", "run"}
+    assert names_in(tmp_path / "out") == ["heart_002.nii.gz", "heart_003.nii.gz"]
+
+
+def test_lines_of_cases_come_in_their_order(
+    volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (volumes / "heart_002.nii.gz").write_bytes(b"no volume")
+    slowed(monkeypatch, "write_volume", lambda path: time.sleep(0.1))
+    result = run("-i", volumes, "-o", tmp_path / "out", "-v", "--report", tmp_path / "r.json")
+    found = re.findall(r"^(heart_\d+): (\w+)", result.output, re.MULTILINE)
+    assert [status for _, status in found] == ["labelled", "failed", "labelled"]
+    assert [case["name"] for case in report_of(tmp_path / "r.json")["cases"]] == [
+        name for name, _ in found
+    ]
+
+
+def test_interrupt_lets_the_labels_before_be_written(
+    fake: Any, volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = threading.Event()
+
+    def slow(path: Path) -> None:
+        writing.set()
+        time.sleep(0.2)
+
+    def stop(volume: Volume) -> None:
+        if volume.name == "heart_002":
+            assert writing.wait(10)
+            raise KeyboardInterrupt
+
+    slowed(monkeypatch, "write_volume", slow)
+    fake.before = staticmethod(stop)
+    report = tmp_path / "run.json"
+    assert run("-i", volumes, "-o", tmp_path / "out", "--report", report).exit_code == 1
+    found = report_of(report)
+    # The third was being read by then, and was never begun.
+    assert [case["status"] for case in found["cases"]] == ["labelled", "stopped"]
+    assert found["cases"][0]["voxels"]["class_1"] > 0
+    assert names_in(tmp_path / "out") == ["heart_001.nii.gz"]
+
+
+def test_volume_that_does_not_fit_beside_others_is_read_alone(
+    volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def tight(path: Path) -> None:
+        asked.append(path.name)
+        if asked.count("heart_002.nii.gz") == 1 and path.name == "heart_002.nii.gz":
+            raise MemoryError
+
+    slowed(monkeypatch, "read_volume", tight)
+    result = run("-i", volumes, "-o", tmp_path / "out", "--json")
+    assert [case["status"] for case in json.loads(result.stdout)["cases"]] == ["labelled"] * 3
+    assert asked.count("heart_002.nii.gz") == 2
+
+
+@pytest.mark.parametrize(("args", "expected"), [((), None), (("--skip-flat",), 2)])
+def test_flat_slices_are_told(
+    volumes: Path, tmp_path: Path, args: tuple[str, ...], expected: int | None
+) -> None:
+    report = tmp_path / "run.json"
+    result = run("-i", volumes, "-o", tmp_path / "out", "--report", report, "-v", *args)
+    assert [case["flat_slices"] for case in report_of(report)["cases"]] == [expected] * 3
+    told = "6 slices that hold one value were made background without a run." in result.stdout
+    assert told == bool(expected)
+    assert ("2 flat slices skipped" in result.stderr) == bool(expected)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,6 +173,23 @@ def test_axis_and_batch(bundle: Path, volumes: Path, tmp_path: Path) -> None:
         (("-i", "IN", "-o", "out", "--device", "tpu"), "unknown device; got 'tpu'"),
         (("-i", "IN", "-o", "out", "--backend", "magic"), "unknown backend; got 'magic'"),
         (("-i", "IN", "-o", "out", "--precision", "bf16"), "no bf16 graph"),
+        (
+            ("-i", "IN", "-o", "out", "--option", "arena"),
+            "--option; got 'arena'; expected NAME=VAL",
+        ),
+        (
+            ("-i", "IN", "-o", "out", "--option", "arena=x"),
+            "'onnxruntime'; got x; expected on | off",
+        ),
+        (("-i", "IN", "-o", "out", "--option", "streams=2"), "arena (on | off: keep the memory of"),
+        (
+            ("-i", "IN", "-o", "o", "--option", "arena=on", "--option", "arena=off"),
+            "--option 'arena' is given twice; got on and off",
+        ),
+        (
+            ("-i", "IN", "-o", "o", "--backend", "torch", "--option", "arena=on"),
+            "unknown option of backend 'torch'; got 'arena'; expected ",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line(
@@ -236,3 +254,41 @@ def test_unusual_volumes(bundle: Path, tmp_path: Path, array: np.ndarray) -> Non
     result = run(bundle, "-i", tmp_path / "x.nrrd", "-o", tmp_path / "y.nrrd", "--axis", "k", "-q")
     assert result.exit_code == 0, result.output
     assert read_labels(tmp_path / "y.nrrd").array.shape == array.shape
+
+
+def test_options_of_the_backend_are_used_and_recorded(
+    bundle: Path, volumes: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "run.json"
+    words = ("--option", "arena=off", "--option", f"prepared={tmp_path / 'prepared'}")
+    source = volumes / "heart_001.nii.gz"
+    result = run(bundle, "-i", source, "-o", tmp_path / "out", "--report", report, *words)
+    assert result.exit_code == 0, result.output
+    engine = json.loads(report.read_text("utf-8"))["engine"]
+    assert engine["options"] == {"arena": "off", "prepared": str(tmp_path / "prepared")}
+    assert engine["notes"][0].startswith("prepared graph ")
+
+
+def test_options_are_listed_without_anything_else() -> None:
+    result = run("--option", "help")
+    assert result.exit_code == 0, result.output
+    for backend in ("onnxruntime:", "openvino:", "tensorrt:", "torch:"):
+        assert backend in result.stdout
+    assert re.search(r"spinning= +threads wait in a loop", result.stdout)
+    assert "latency | throughput" in " ".join(result.stdout.split())
+    # A handle of a stream can be given by a program alone.
+    assert "stream=" not in result.stdout
+
+
+def test_flat_slices_of_a_real_model(bundle: Path, tmp_path: Path) -> None:
+    array = np.zeros((6, 20, 30), np.int16)
+    array[2:4] = np.random.default_rng(0).integers(1, 900, (2, 20, 30))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(tmp_path / "x.nrrd"))
+    args = ("-i", tmp_path / "x.nrrd", "--axis", "k", "--json")
+    skipped = run(bundle, *args, "-o", tmp_path / "y.nrrd", "--skip-flat")
+    every = run(bundle, *args, "-o", tmp_path / "z.nrrd")
+    found = [json.loads(one.stdout)["cases"][0] for one in (skipped, every)]
+    assert [(one["flat_slices"], one["slices"]) for one in found] == [(4, 6), (None, 6)]
+    labels = [read_labels(tmp_path / f"{name}.nrrd").array for name in "yz"]
+    assert (labels[0][2:4] == labels[1][2:4]).all()
+    assert labels[0][[0, 1, 4, 5]].max() == 0

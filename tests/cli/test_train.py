@@ -131,6 +131,21 @@ def test_recipe_and_views_are_what_was_asked_for(train: Train, tmp_path: Path) -
     assert (info.preprocess.window_level, info.preprocess.window_width) == (300, 900)
 
 
+def test_the_image_size_goes_into_the_head(train: Train, tmp_path: Path) -> None:
+    result = train("--image-size", "32x40")
+    assert result.exit_code == 0, result.output
+    assert "encoder custom at 32x40" in result.stderr
+    info = read_checkpoint(tmp_path / "runs/linear/head.safetensors").info
+    assert info is not None
+    assert info.encoder.image_size == (32, 40)
+    metrics = json.loads((tmp_path / "runs/linear/metrics.json").read_text("utf-8"))
+    assert metrics["encoder"]["image_size"] == [32, 40]
+    # Embeddings of another size are others.
+    again = train("--overwrite")
+    assert " 0 in the cache" in again.stderr
+    assert "encoder custom at 48x48" in again.stderr
+
+
 def test_volumes_by_name_and_split(train: Train, tmp_path: Path) -> None:
     split = tmp_path / "split.json"
     split.write_text(
@@ -211,7 +226,12 @@ def test_killed_training_goes_on(
         (("--epochs", 0), "training epochs; got 0; expected > 0"),
         (("--device", "cuda:7"), "device 'cuda:7' is not there"),
         (("--encoder", "vit_b"), "holds another encoder; got custom; expected vit_b"),
-        (("--image-size", 50), "image_size"),
+        (("--image-size", 50), "got 50x50; expected multiples of the patch size 8, 32 or more"),
+        (
+            ("--image-size", "24x48"),
+            "got 24x48; expected multiples of the patch size 8, 32 or more",
+        ),
+        (("--image-size", "small"), "--image-size; got 'small'; expected N or HxW in pixels"),
         (("--classes", "background,a"), "unknown labels"),
         (("--random-encoder", "vit_tiny"), "expected one of --sam-checkpoint FILE and --random"),
         (("--view-recipe", "none.json"), "--view-recipe; got no file 'none.json'"),

@@ -38,16 +38,17 @@ DTYPES = ("float32", "int16", "uint16", "uint8")
 
 
 class Host:
-    """The host's tool, on this process's ONNX Runtime and one thread."""
+    """The host's tool, on this process's ONNX Runtime (or another library) and one thread."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.runtime = RUNTIME
 
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         tool = BUILD / "tools" / "autosam-run"
         if not tool.is_file():
             pytest.skip(f"no '{tool}': build the host with cpp/ci.sh")
-        words = (tool, *arguments, "--runtime", RUNTIME, "--threads", "1")
+        words = (tool, *arguments, "--runtime", self.runtime, "--threads", "1")
         return subprocess.run(words, capture_output=True, text=True, check=False)
 
     def label(
@@ -91,6 +92,28 @@ def test_bytes_are_those_of_python(
             assert labels.shape == shape
             assert labels.tobytes() == engine.labels(slices).tobytes()
             assert logits.tobytes() == engine.logits(slices).tobytes()
+
+
+@pytest.mark.parametrize("kind", HEAD_KINDS)
+def test_openvino_gives_the_bytes_that_it_gives_in_python(
+    host: Host, exported: Callable[[HeadKind], Path], kind: HeadKind
+) -> None:
+    package = util.find_spec("openvino")
+    if package is None or package.origin is None:
+        pytest.skip("OpenVINO is not installed")
+    host.runtime = Path(package.origin).parent / "libs"
+    bundle = exported(kind)
+    with Engine.open(bundle, backend="openvino", threads=1) as engine:
+        for seed, (shape, dtype) in enumerate(zip(SHAPES, DTYPES, strict=True)):
+            slices = slices_of(shape, dtype, seed)
+            labels, logits = host.label(bundle, slices, "--batch", "-1", "--backend", "openvino")
+            assert labels.tobytes() == engine.labels(slices).tobytes()
+            assert logits.tobytes() == engine.logits(slices).tobytes()
+    done = host.run(bundle, "--selftest", "--backend", "openvino")
+    assert done.returncode == 0, done.stderr
+    refused = host.run(bundle, "--info", "--backend", "openvino", "--precision", "bf16")
+    assert refused.returncode == 2
+    assert "no bf16 here" in refused.stderr
 
 
 def test_automatic_batches_are_those_of_python(

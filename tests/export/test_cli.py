@@ -143,11 +143,11 @@ def test_untrained_is_marked(tmp_path: Path) -> None:
         ),
         (
             ("--untrained", "--encoder", "vit_tiny", "--head", "cnn", "--image-size", "100"),
-            "multiples of the patch size",
+            "got 100x100; expected multiples of the patch size 16, 112 or more",
         ),
         (
             ("--untrained", "--encoder", "vit_tiny", "--head", "cnn", "--image-size", "a"),
-            "--image-size; got 'a'",
+            "--image-size; got 'a'; expected N or HxW in pixels",
         ),
         (("inspect", "nowhere"), "no file at 'nowhere'"),
         (("verify", "nowhere"), "no bundle at 'nowhere'"),

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": SHARED | {"models", "fused"},
     "runtime": SHARED,
     "runtime.pyt": SHARED | {"runtime", "models", "fused"},
+    "runtime.pyt_half": SHARED | {"models", "fused"},
     "cli": SHARED | {"runtime", "training", "models", "fused"},
     "export": SHARED | {"models", "fused", "runtime", "cli.shell"},
     "benchmarks": SHARED | {"models", "fused", "runtime", "training", "cli.shell"},
@@ -73,7 +74,8 @@ TORCH_FILES = {
 #: Rooms that may load them inside functions, and the only modules elsewhere that may.
 LAZY_ROOMS = TORCH_ROOMS | {"export", "benchmarks"}
 LAZY_MODULES = {
-    "runtime.pyt": {"torch", "safetensors"},
+    "runtime.pyt": {"torch", "safetensors", "triton"},
+    "runtime.pyt_pipeline": {"torch"},
     "runtime.ov_model": {"openvino"},
     "runtime.nvidia.cudart": {"cuda"},
     "cli.train": {"torch", "segment_anything", "monai"},
@@ -187,7 +189,7 @@ def test_every_room_is_in_the_table() -> None:
         ("cli.demo", "import autosam_deploy.export.cli"),
         ("runtime.ort", "from ..export.cli import main"),
         ("spec", "from . import runtime"),
-        ("runtime.table", "BACKENDS = {'x': 'autosam_deploy.benchmarks.peers'}"),
+        ("runtime.table", "BACKENDS = {'x': 'autosam_deploy.benchmarks.peers.table'}"),
     ],
 )
 def test_checker_finds_violations(module: str, source: str) -> None:

@@ -149,9 +149,25 @@ def test_a_head_trained_at_another_size_than_sams(
     bundle = read_checkpoint(tmp_path / "w.safetensors")
     again = assemble(own_head(encoder=spec), sam=bundle)
     assert torch.equal(again.segmenter(SLICES), first.segmenter(SLICES))
-    # But not for a head of another size: resizing twice gives other tables.
-    with pytest.raises(CheckpointError, match="does not hold the encoder weights"):
+    # But not for another size: resizing twice gives other tables.
+    message = (
+        r"tables of '.*w\.safetensors' were interpolated for another.*got 64x40; expected 48x48"
+    )
+    with pytest.raises(CheckpointError, match=message + ".*SAM's own weights"):
         assemble(own_head(), sam=bundle)
+    with pytest.raises(CheckpointError, match=message):
+        untrained(tiny_encoder, LinearHead(num_classes=2, embed_dim=32), sam=bundle)
+
+
+def test_a_bundle_of_the_original_size_serves_every_size(
+    own_head: Any, sam: Checkpoint, tiny_encoder: EncoderSpec, tmp_path: Path
+) -> None:
+    """Its tables are the original ones: they are interpolated once."""
+    whole = assemble(own_head(), sam=sam)
+    write_segmenter(tmp_path / "w.safetensors", whole.segmenter.state_dict(), whole.info())
+    bundle, spec = read_checkpoint(tmp_path / "w.safetensors"), tiny_encoder.resized((64, 40))
+    found, expected = (assemble(own_head(encoder=spec), sam=one) for one in (bundle, sam))
+    assert torch.equal(found.segmenter(SLICES), expected.segmenter(SLICES))
 
 
 def test_there_must_be_a_head_and_an_encoder(
@@ -225,13 +241,16 @@ def test_the_size_of_training_is_kept(
 ) -> None:
     for head in (own_head(), load(full_state("cnn"))):
         assert assemble(head, sam=sam, image_size=(48, 48)).spec.encoder.image_size == (48, 48)
-        with pytest.raises(CheckpointError, match="another image size; got 64x64; expected 48x48"):
+        message = (
+            "another image size; got 64x64; expected 48x48; .*autosam-train --image-size 64x64"
+        )
+        with pytest.raises(CheckpointError, match=message):
             assemble(head, sam=sam, image_size=(64, 64))
     # A reference decoder by itself does not tell: the user may know.
     state = {k: v for k, v in full_state("cnn").items() if k.startswith("mask_decoder.")}
     found = assemble(load(state, "head.pth"), sam=sam, image_size=(64, 40))
     assert found.segmenter.embed(SLICES).shape == (2, 32, 8, 5)
-    with pytest.raises(SpecError, match="multiples of the patch size"):
+    with pytest.raises(SpecError, match="multiples of the patch size 8, 32 or more"):
         assemble(load(state, "head.pth"), sam=sam, image_size=(50, 50))
 
 

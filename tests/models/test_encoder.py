@@ -93,6 +93,24 @@ def test_relative_tables_are_resized_as_segment_anything_does_at_run_time(
         assert resized[windowed] is state[windowed]
 
 
+@pytest.mark.parametrize("image_size", [(32, 32), (40, 56)])
+def test_a_smaller_encoder_is_what_sam_computes_with_its_own_tables(
+    tiny_encoder: EncoderSpec, image_size: tuple[int, int]
+) -> None:
+    """The package's forward pass interpolates relative tables that were left at their length."""
+    state, spec = seeded_encoder_state(tiny_encoder, 0), tiny_encoder.resized(image_size)
+    resized = resize_encoder_state(state, spec)
+    ours, theirs = build_encoder(spec), build_encoder(spec)
+    ours.load_state_dict(resized)
+    theirs.load_state_dict(resized)
+    for axis in "hw":
+        left = torch.nn.Parameter(state[f"blocks.1.attn.rel_pos_{axis}"])
+        setattr(theirs.blocks[1].attn, f"rel_pos_{axis}", left)
+    image = torch.rand(2, 3, *image_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), theirs(image), rtol=0, atol=1e-6)
+
+
 def test_the_absolute_table_is_resized_bicubically(tiny_encoder: EncoderSpec) -> None:
     state = seeded_encoder_state(tiny_encoder, 0)
     table = state["pos_embed"]

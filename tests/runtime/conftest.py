@@ -252,3 +252,9 @@ def engine_bundle(toy_bundle: Callable[..., Path]) -> Callable[..., Path]:
         return folder
 
     return build
+
+
+@pytest.fixture
+def fake_streams() -> Any:
+    """The class of a device without a GPU (see `fake_streams.py`)."""
+    return beside("fake_streams").FakeDevice

@@ -214,3 +214,78 @@ def test_altered_bundle_is_not_opened(toy_bundle: Callable[..., Path]) -> None:
     graph.write_bytes(graph.read_bytes()[:-1] + b"x")
     with pytest.raises(BundleError, match="was altered"):
         Engine.open(path, device="cpu")
+
+
+def ragged(volume: Volume) -> Volume:
+    """Slices 0, 3 and 6 of 7 along k hold one value, not the same."""
+    array = volume.array.astype(np.int16)
+    array[0], array[3], array[6] = 0, 55, -1000
+    return Volume(array, volume.geometry, "ragged")
+
+
+def test_flat_slices_run_unless_asked_otherwise(exported: Exported, volume: Volume) -> None:
+    with Engine.open(exported("linear"), threads=1) as engine:
+        run, seen = engine.backend._run, []
+
+        def spy(slices: Any, names: Any) -> Any:
+            seen.append(slices[:, 0].copy())
+            return run(slices, names)
+
+        engine.backend._run = spy  # type: ignore[method-assign]
+        whole = engine.segment(ragged(volume), axis="k", batch=2)
+        assert (len(np.concatenate(seen)), whole.skipped) == (7, 0)
+        seen.clear()
+        told: list[tuple[int, int]] = []
+        found = engine.segment(
+            ragged(volume),
+            axis="k",
+            batch=3,
+            skip_flat=True,
+            progress=lambda *done: told.append(done),
+        )
+    # Batches are as full as before, with gaps between their slices.
+    assert [len(part) for part in seen] == [3, 1]
+    assert (np.concatenate(seen) == ragged(volume).array[[1, 2, 4, 5]]).all()
+    assert told == [(3, 4), (4, 4)]
+    assert found.skipped == 3
+    assert found.array[[0, 3, 6]].max() == 0
+    assert (found.array[[1, 2, 4, 5]] == whole.array[[1, 2, 4, 5]]).all()
+
+
+@pytest.mark.parametrize("axis", ["i", "j", "k"])
+def test_a_flat_volume_needs_no_run(exported: Exported, volume: Volume, axis: Any) -> None:
+    flat = Volume(np.full_like(volume.array, 31000.0), volume.geometry, "flat")
+    with Engine.open(exported("linear"), threads=1) as engine:
+        engine.backend.close()
+        found = engine.segment(flat, axis=axis, skip_flat=True)
+    assert found.skipped == slices_along(flat.array, axis).shape[0]
+    assert (found.array.shape, found.array.max()) == (flat.array.shape, 0)
+
+
+def test_values_that_are_not_finite_are_no_flat_slice(exported: Exported, volume: Volume) -> None:
+    array = volume.array.astype(np.float32)
+    array[2] = np.inf
+    with (
+        Engine.open(exported("linear"), threads=1) as engine,
+        pytest.raises(BackendInputError, match=r"not finite; got 1440 of \d+"),
+    ):
+        engine.segment(Volume(array, volume.geometry, "bad"), skip_flat=True)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "slices", "expected"), [(1, 100, 1), (6, 100, 6), (6, 4, 4), (40, 100, 40)]
+)
+def test_auto_batch_gives_every_stream_something(
+    toy_bundle: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+    slices: int,
+    expected: int,
+) -> None:
+    with Engine.open(toy_bundle(), device="cpu", threads=1) as engine:
+        model = engine.manifest.model
+        other = model.model_copy(update={"encoder": model.encoder.resized((1024, 1024))})
+        manifest = engine.manifest.model_copy(update={"model": other})
+        monkeypatch.setattr(engine, "bundle", replace(engine.bundle, manifest=manifest))
+        monkeypatch.setattr(engine.backend, "side_by_side", at_once)
+        assert engine.auto_batch(slices) == expected

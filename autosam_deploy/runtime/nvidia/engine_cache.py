@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from autosam_deploy.bundle.manifest import Artefact
@@ -31,17 +31,6 @@ def user_cache() -> Path | None:
 
 
 @dataclass(frozen=True)
-class OrtOptions:
-    """What backend `onnxruntime` can do beyond a `Request`.
-
-    cache: folder in which the TensorRT providers keep what they build; never in the bundle, whose
-    members are hashed. None builds it in every process.
-    """
-
-    cache: Path | None = field(default_factory=user_cache)
-
-
-@dataclass(frozen=True)
 class BuildHints:
     """Options of a TensorRT provider, and what a report should say of them."""
 
@@ -59,7 +48,7 @@ def build_hints(
         artefact: the graph that will be built.
         provider: "tensorrt" or "rtx"; others are told nothing.
         version: of ONNX Runtime, since an engine belongs to one.
-        cache: see `OrtOptions`.
+        cache: see `ort_options.OrtOptions`.
     """
     if provider not in _FAMILY:
         return BuildHints({}, ())

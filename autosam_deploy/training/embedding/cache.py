@@ -138,6 +138,21 @@ class EmbeddingCache:
             )
         return found
 
+    def mark_used(self, key: str) -> None:
+        """Note that an embedding is needed now, so that others give way before it.
+
+        Raises:
+            OutputError: it is not there.
+        """
+        try:
+            os.utime(self.path(key))
+        except OSError as error:
+            raise OutputError(
+                f"cached embedding '{self.path(key)}' cannot be read",
+                got=error.strerror or str(error),
+                todo="run again: what is gone is made anew",
+            ) from error
+
     def put(self, key: str, embedding: NDArray[np.float32]) -> None:
         """Store an embedding (C, Sh, Sw) in the space's dtype.
 

@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autosam_deploy.errors import CheckpointError, DeviceUnavailableError, TrainingError
+from autosam_deploy.errors import DeviceUnavailableError, TrainingError
 from autosam_deploy.extras import require
 from autosam_deploy.fused.embedder import FusedEmbedder
 from autosam_deploy.fused.tracing import write_onnx
 from autosam_deploy.models.checkpoints import Checkpoint
 from autosam_deploy.models.encoder import resize_encoder_state
-from autosam_deploy.models.matching import encoder_weights
+from autosam_deploy.models.image_size import ImageSize
+from autosam_deploy.models.matching import encoder_at, encoder_weights
 from autosam_deploy.spec import EncoderSpec, PreprocessSpec, TensorSpec
 
 RuntimeName = Literal["torch", "onnxruntime"]
@@ -58,7 +59,7 @@ def frozen_encoder(
     sam: Checkpoint,
     *,
     preprocess: PreprocessSpec | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
 ) -> FrozenEncoder:
     """Take the encoder out of a checkpoint.
 
@@ -68,15 +69,13 @@ def frozen_encoder(
         image_size: encoder input (height, width); None is the size of the file's tables.
 
     Raises:
-        CheckpointError: the file holds no encoder.
-        SpecError: the size is no multiple of the patch.
+        CheckpointError: the file holds no encoder, or tables that were interpolated for another
+            size.
+        SpecError: the encoder cannot take the size.
     """
     state = encoder_weights(sam)
-    if sam.encoder is None:
-        raise CheckpointError(f"'{sam.path}' holds no image encoder", expected="SAM's weights")
-    spec = sam.encoder if image_size is None else sam.encoder.resized(image_size)
     return FrozenEncoder(
-        spec=spec,
+        spec=encoder_at(sam, image_size),
         preprocess=preprocess or PreprocessSpec(),
         state=state,
         sha256=str(sam.encoder_sha256),

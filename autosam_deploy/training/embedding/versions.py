@@ -198,4 +198,5 @@ def _open(version: _Wanted, cache: EmbeddingCache, views: Views | None) -> Versi
         labels = view_labels(labels, recipe=views.recipe, seed=version.seed)
     if not cache.has(version.key):
         cache.get(version.key)  # says what is wrong with it
+    cache.mark_used(version.key)
     return Version(Stored(cache, version.key), labels, version.origin)

@@ -8,6 +8,7 @@
 #include "../shared_library.hpp"
 #include "choice.hpp"
 #include "library.hpp"
+#include "plugin.hpp"
 
 namespace autosam::core {
 namespace {
@@ -62,6 +63,7 @@ class OrtBackend : public Backend {
   OrtOwned<OrtMemoryInfo> host_;
   OrtOwned<OrtSession> session_;
   std::int64_t num_classes_;
+  std::string plugin_;  // of provider rtx
   BackendInfo info_;
 };
 
@@ -73,6 +75,7 @@ OrtBackend::OrtBackend(const Bundle& bundle, const Request& request)
   ort_.check(ort_.api().CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, host_.out()),
              "ONNX Runtime failed");
   host_.adopt();
+  if (request.provider == "rtx") plugin_ = find_rtx_plugin(ort_, request.provider_library);
   ProviderChoice choice = choose_provider(request, ort_.providers(), cuda_devices());
   info_.threads = request.threads > 0 ? request.threads : usable_cores();
   ArtefactChoice artefact =
@@ -124,6 +127,7 @@ SessionOptions OrtBackend::session_options(const ProviderChoice& choice) const {
 }
 
 void OrtBackend::append_gpu(OrtSessionOptions* options, const ProviderChoice& choice) const {
+  if (choice.provider == "rtx") return append_rtx(ort_, options, plugin_, choice.index);
   const OrtApi& api = ort_.api();
   const std::string what = "ONNX Runtime cannot use " + provider_name(choice.provider);
   const auto check = [&](OrtStatus* status) {

@@ -49,9 +49,10 @@ std::string provider_name(const std::string& provider) {
   if (provider == "cpu") return "CPUExecutionProvider";
   if (provider == "cuda") return "CUDAExecutionProvider";
   if (provider == "tensorrt") return "TensorrtExecutionProvider";
+  if (provider == "rtx") return "NvTensorRTRTXExecutionProvider";
   throw Error(AUTOSAM_INVALID_ARGUMENT, Message("unknown provider")
                                             .got("'" + provider + "'")
-                                            .expected("auto, cpu, cuda or tensorrt"));
+                                            .expected("auto, cpu, cuda, tensorrt or rtx"));
 }
 
 ProviderChoice choose_provider(const Request& request, const std::vector<std::string>& there,
@@ -71,9 +72,10 @@ ProviderChoice choose_provider(const Request& request, const std::vector<std::st
     throw Error(AUTOSAM_INVALID_ARGUMENT,
                 Message("device and provider contradict each other")
                     .got("device " + request.device + ", provider " + provider)
-                    .expected("cpu with cpu; cuda with cuda or tensorrt"));
+                    .expected("cpu with cpu; cuda with cuda, tensorrt or rtx"));
   }
-  if (!contains(there, name)) {
+  // A plugin is listed only after it was loaded, which needs a driver.
+  if (provider != "rtx" && !contains(there, name)) {
     throw Error(AUTOSAM_DEVICE_UNAVAILABLE,
                 Message("this ONNX Runtime has no " + name)
                     .got(listed(there))

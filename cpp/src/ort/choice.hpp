@@ -9,12 +9,13 @@
 namespace autosam::core {
 
 struct ProviderChoice {
-  std::string provider;  // cpu, cuda, tensorrt
+  std::string provider;  // cpu, cuda, tensorrt, rtx
   int index = 0;         // of the CUDA device
   std::string reason;
 };
 
-// there: ONNX Runtime's names of the providers that it was built with. devices: CUDA devices.
+// there: ONNX Runtime's names of the providers that it was built with; provider rtx is none of
+// them. devices: CUDA devices.
 //
 // Throws Error(INVALID_ARGUMENT, DEVICE_UNAVAILABLE).
 ProviderChoice choose_provider(const Request& request, const std::vector<std::string>& there,

@@ -17,6 +17,8 @@ constexpr std::uint64_t kFloor = 20;
 // Entries of the table are never moved, only added. Asking a runtime for more than it has gives no
 // table and a line on the user's screen, so at most what the code here uses is asked for.
 constexpr std::uint64_t kMost = 21;
+// From here on there are plugins of providers.
+constexpr std::uint64_t kPlugins = 23;
 
 // What the runtime logs as an error it also returns; nothing goes to the user's screen.
 void ORT_API_CALL swallow(void* /*user*/, OrtLoggingLevel /*level*/, const char* /*category*/,
@@ -39,8 +41,9 @@ std::string shortened(std::string text) {
 
 }  // namespace
 
-OrtLibrary::OrtLibrary(const OrtApi* api, std::string version, std::string path)
-    : api_(api), version_(std::move(version)), path_(std::move(path)) {
+OrtLibrary::OrtLibrary(const OrtApi* api, const OrtApi* plugin_table, std::string version,
+                       std::string path)
+    : api_(api), plugin_table_(plugin_table), version_(std::move(version)), path_(std::move(path)) {
   check(
       api_->CreateEnvWithCustomLogger(swallow, nullptr, ORT_LOGGING_LEVEL_FATAL, "autosam", &env_),
       "ONNX Runtime cannot start", AUTOSAM_BACKEND_UNAVAILABLE);
@@ -79,7 +82,8 @@ const OrtLibrary& OrtLibrary::open(const std::string& asked) {
                     .got("version " + version)
                     .expected("1.20 or later, below 2"));
   }
-  entry.reset(new OrtLibrary(api, version, library.path()));
+  const OrtApi* plugins = have >= kPlugins ? base->GetApi(kPlugins) : nullptr;
+  entry.reset(new OrtLibrary(api, plugins, version, library.path()));
   return *entry;
 }
 

@@ -20,7 +20,9 @@ class OrtLibrary {
   static const OrtLibrary& open(const std::string& asked);
 
   [[nodiscard]] const OrtApi& api() const { return *api_; }
-  [[nodiscard]] const OrtEnv& env() const { return *env_; }
+  // The table that has plugins of providers, or NULL where ONNX Runtime is older (1.23).
+  [[nodiscard]] const OrtApi* plugin_table() const { return plugin_table_; }
+  [[nodiscard]] OrtEnv& env() const { return *env_; }
   [[nodiscard]] const std::string& version() const { return version_; }
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] std::vector<std::string> providers() const;
@@ -30,9 +32,10 @@ class OrtLibrary {
              autosam_status kind = AUTOSAM_RUNTIME_ERROR) const;
 
  private:
-  OrtLibrary(const OrtApi* api, std::string version, std::string path);
+  OrtLibrary(const OrtApi* api, const OrtApi* plugin_table, std::string version, std::string path);
 
   const OrtApi* api_;
+  const OrtApi* plugin_table_;
   OrtEnv* env_ = nullptr;
   std::string version_;
   std::string path_;

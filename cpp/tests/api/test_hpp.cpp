@@ -82,6 +82,22 @@ TEST_CASE("errors carry status and text") {
   CHECK_THROWS_AS(session.labels(autosam::slices(&value, 1LL << 40, 1LL << 40, 1)), std::bad_alloc);
 }
 
+TEST_CASE("views of CUDA memory and streams reach the library") {
+  const autosam::Session session(autosam_test::threshold(), cpu());
+  float value = 60;
+  std::uint8_t label = 99;
+  const autosam_tensor in = autosam::slices(&value, 1, 1, 1);
+  const autosam_tensor out = autosam::slices(&label, 1, 1, 1);
+  check_throws([&] { session.run(autosam::on_cuda(in, 1), out); }, AUTOSAM_UNSUPPORTED,
+               "CUDA memory; got backend onnxruntime");
+  autosam::RunOptions options;
+  options.cuda_stream = &value;
+  check_throws([&] { session.run(in, out, options); }, AUTOSAM_UNSUPPORTED, "cuda_stream");
+  options.cuda_stream = nullptr;
+  options.asynchronous = true;
+  check_throws([&] { session.run(in, out, options); }, AUTOSAM_INVALID_ARGUMENT, "asynchronous");
+}
+
 TEST_CASE("a session that was moved from refuses; the other works") {
   autosam::Session first(autosam_test::threshold(), cpu());
   const autosam::Session second(std::move(first));

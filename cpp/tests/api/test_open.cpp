@@ -43,7 +43,7 @@ TEST_CASE("versions and names") {
   CHECK(autosam_test::matches(autosam_version(), "^[0-9]+\\.[0-9]+\\.[0-9]+$"));
   std::set<std::string> names;
   for (int status = -1; status <= 100; ++status) names.insert(autosam_status_name(status));
-  CHECK(names.size() == 12);
+  CHECK(names.size() == 13);
   CHECK(std::string(autosam_status_name(AUTOSAM_CANCELLED)) == "AUTOSAM_CANCELLED");
   CHECK(std::string(autosam_status_name(-5)) == "unknown status");
 }
@@ -166,8 +166,9 @@ TEST_CASE("sessions and tokens that are gone, or never were") {
 TEST_CASE("words that are unknown or contradict each other") {
   autosam_options options = cpu_options();
   options.backend = "tensorflow";
-  CHECK_FAILS(open(threshold(), options), AUTOSAM_INVALID_ARGUMENT,
-              "unknown backend; got 'tensorflow'; expected auto | onnxruntime");
+  CHECK_FAILS(
+      open(threshold(), options), AUTOSAM_INVALID_ARGUMENT,
+      "unknown backend; got 'tensorflow'; expected auto | onnxruntime | openvino | tensorrt");
   options = cpu_options();
   options.device = "gpu";
   CHECK_FAILS(open(threshold(), options), AUTOSAM_INVALID_ARGUMENT, "unknown device; got 'gpu'");

@@ -127,6 +127,45 @@ TEST_CASE("what is refused leaves the labels alone") {
   CHECK(labels == std::vector<std::uint8_t>(8, 99));
 }
 
+TEST_CASE("run options of the first version, and of none") {
+  const Opened session;
+  float value = 60;
+  std::uint8_t label = 99;
+  const autosam_tensor in = tensor(&value, AUTOSAM_FLOAT32, 1, 1, 1);
+  const autosam_tensor out = tensor(&label, AUTOSAM_UINT8, 1, 1, 1);
+  autosam_run_options options;
+  autosam_run_options_init(&options);
+  // As a program has it that was built before streams: what lies behind is another's.
+  options.struct_size = offsetof(autosam_run_options, cuda_stream);
+  options.cuda_stream = &value;
+  options.asynchronous = 77;
+  CHECK(autosam_run(session, &in, &out, nullptr, &options) == AUTOSAM_OK);
+  CHECK(label == 1);
+  ++options.struct_size;
+  CHECK_FAILS(autosam_run(session, &in, &out, nullptr, &options), AUTOSAM_INVALID_ARGUMENT,
+              "struct_size of autosam_run_options");
+}
+
+TEST_CASE("CUDA memory and streams are not for ONNX Runtime") {
+  const Opened session;
+  float value = 60;
+  std::uint8_t label = 99;
+  autosam_tensor in = tensor(&value, AUTOSAM_FLOAT32, 1, 1, 1);
+  const autosam_tensor out = tensor(&label, AUTOSAM_UINT8, 1, 1, 1);
+  autosam_run_options options;
+  autosam_run_options_init(&options);
+  options.cuda_stream = &value;
+  CHECK_FAILS(autosam_run(session, &in, &out, nullptr, &options), AUTOSAM_UNSUPPORTED,
+              "cuda_stream; got backend onnxruntime; expected backend tensorrt");
+  options.asynchronous = 2;
+  CHECK_FAILS(autosam_run(session, &in, &out, nullptr, &options), AUTOSAM_INVALID_ARGUMENT,
+              "asynchronous; got 2");
+  in.memory = AUTOSAM_CUDA;
+  CHECK_FAILS(autosam_run(session, &in, &out, nullptr, nullptr), AUTOSAM_UNSUPPORTED,
+              "'slices' in CUDA memory; got backend onnxruntime");
+  CHECK(label == 99);
+}
+
 TEST_CASE("more memory than there is") {
   const Opened session;
   // 256 TiB of zeros: more than an address space holds, whatever the system would promise.

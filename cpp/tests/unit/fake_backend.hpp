@@ -16,8 +16,10 @@ struct FakeBackend : autosam::core::Backend {
   bool bad_alloc = false;         // how a full memory is told
   bool waits = false;             // until it is cancelled
   float error = 0.0F;             // added to the logits
+  int device = -1;                // whose memory it takes; it is the host's all the same
   mutable std::vector<std::int64_t> batches;
   mutable std::vector<const void*> places;  // slices, labels, logits of the last run
+  mutable std::vector<autosam::core::Batch> seen;
   mutable std::atomic<int> started{0};
 
   FakeBackend() {
@@ -25,6 +27,7 @@ struct FakeBackend : autosam::core::Backend {
     used.precision = "fp32";
   }
   [[nodiscard]] const autosam::core::BackendInfo& info() const override { return used; }
+  [[nodiscard]] int cuda_device() const override { return device; }
 
   struct Flag : autosam::core::Stop {
     std::atomic<bool> stopped{false};
@@ -44,6 +47,7 @@ struct FakeBackend : autosam::core::Backend {
       throw Error(AUTOSAM_OUT_OF_MEMORY, Message("too many"));
     }
     batches.push_back(batch.count);
+    seen.push_back(batch);
     places = {batch.slices, batch.labels, batch.logits};
     const std::int64_t pixels = batch.height * batch.width;
     for (std::int64_t b = 0; b < batch.count; ++b) {

@@ -52,6 +52,8 @@ TEST_CASE("devices and providers") {
   CHECK(chosen("cuda:1", "auto", 2) == "cuda:1 asked for");
   CHECK(chosen("cuda", "tensorrt", 1) == "tensorrt:0 asked for");
   CHECK(chosen("auto", "tensorrt", 1) == "tensorrt:0 asked for");
+  CHECK(chosen("cuda:1", "rtx", 2) == "rtx:1 asked for");
+  CHECK(autosam::core::provider_name("rtx") == "NvTensorRTRTXExecutionProvider");
 }
 
 TEST_CASE("what is not there is an error that says what is") {
@@ -60,6 +62,8 @@ TEST_CASE("what is not there is an error that says what is") {
   refused("cuda:2", "auto", 2, AUTOSAM_DEVICE_UNAVAILABLE, "available: cpu, cuda:0, cuda:1;");
   refused("cuda", "auto", 1, AUTOSAM_DEVICE_UNAVAILABLE, "has no CUDAExecutionProvider", kCpuBuild);
   refused("auto", "tensorrt", 0, AUTOSAM_DEVICE_UNAVAILABLE, "'cuda:0' is not there");
+  refused("auto", "rtx", 0, AUTOSAM_DEVICE_UNAVAILABLE, "'cuda:0' is not there");
+  refused("cpu", "rtx", 1, AUTOSAM_INVALID_ARGUMENT, "contradict each other");
   refused("cpu", "cuda", 1, AUTOSAM_INVALID_ARGUMENT, "contradict each other");
   refused("cuda", "cpu", 1, AUTOSAM_INVALID_ARGUMENT, "contradict each other");
   refused("auto", "openvino", 1, AUTOSAM_INVALID_ARGUMENT, "unknown provider; got 'openvino'");

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <limits>
 #include <session.hpp>
 #include <thread>
 
@@ -291,4 +292,72 @@ TEST_CASE("self-test: golden files that are not what they should be") {
   // Another precision's gate would judge by the wrong measure.
   refused("parity.json", R"({"comparisons": [{"precision": "bf16", "gate": 1}]})",
           "record has no gate for fp32");
+}
+
+TEST_CASE("memory of a device and streams go to backends that have one") {
+  Fixture test;
+  autosam_tensor in = test.in();
+  autosam_tensor out = test.out();
+  autosam_tensor logits = test.logits_out();
+  RunOptions options;
+  options.max_batch = 3;
+  const auto refused = [&](autosam_status status, const std::string& expression) {
+    check_fails([&] { test.session.run(&in, &out, &logits, options); }, status, expression);
+  };
+  in.memory = AUTOSAM_CUDA;
+  test.fake->used.backend = "fake";
+  refused(AUTOSAM_UNSUPPORTED,
+          "'slices' in CUDA memory; got backend fake; expected backend tensor");
+  test.fake->device = 2;
+  refused(AUTOSAM_INVALID_ARGUMENT, "'slices' in CUDA memory; got device_id 0; expected 2");
+  in.device_id = 2;
+  test.session.run(&in, &out, &logits, options);
+  CHECK(test.labels == test.wanted());
+  CHECK(test.fake->batches == std::vector<std::int64_t>{3, 3, 1});
+  CHECK(test.fake->seen[1].slices_on_device);
+  CHECK_FALSE(test.fake->seen[1].labels_on_device);
+  CHECK(test.fake->seen[1].slices == test.slices.data() + 3 * kHeight * kWidth);
+
+  int stream = 0;
+  options.stream = &stream;
+  options.asynchronous = true;
+  refused(AUTOSAM_INVALID_ARGUMENT, "asynchronous; got tensors in host memory; expected");
+  for (autosam_tensor* tensor : {&out, &logits}) {
+    tensor->memory = AUTOSAM_CUDA;
+    tensor->device_id = 2;
+  }
+  test.session.run(&in, &out, &logits, options);
+  CHECK(test.fake->seen.back().stream == &stream);
+  CHECK(test.fake->seen.back().asynchronous);
+  CHECK(test.fake->seen.back().labels_on_device);
+  CHECK(test.fake->seen.back().logits_on_device);
+  options.stream = nullptr;
+  refused(AUTOSAM_INVALID_ARGUMENT, "asynchronous; got no cuda_stream");
+  options.asynchronous = false;
+  out.strides[0] = 100;
+  out.strides[1] = 10;
+  out.strides[2] = 1;
+  refused(AUTOSAM_UNSUPPORTED, "'labels' in CUDA memory; got strides.*expected packed");
+  out = test.out();
+  in.dtype = AUTOSAM_INT16;
+  refused(AUTOSAM_UNSUPPORTED, "'slices' in CUDA memory; got strides, or slices of another dtype");
+  in = test.in();
+  logits = test.logits_out();
+  options.stream = &stream;
+  test.fake->device = -1;
+  refused(AUTOSAM_UNSUPPORTED, "cuda_stream; got backend fake; expected backend tensorrt; leave");
+}
+
+TEST_CASE("values on a device are not looked at; labels of logits are made on the host alone") {
+  Fixture test(/*with_labels=*/false);
+  test.fake->device = 0;
+  test.slices[3] = std::numeric_limits<float>::quiet_NaN();
+  autosam_tensor in = test.in();
+  in.memory = AUTOSAM_CUDA;
+  autosam_tensor out = test.out();
+  test.session.run(&in, &out, nullptr, {});
+  CHECK(test.labels[60] == test.wanted()[60]);
+  out.memory = AUTOSAM_CUDA;
+  check_fails([&] { test.session.run(&in, &out, nullptr, {}); }, AUTOSAM_UNSUPPORTED,
+              "gives logits alone, of which labels are made on the host; got outputs in CUDA");
 }

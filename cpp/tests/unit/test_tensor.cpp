@@ -116,7 +116,9 @@ TEST_CASE("wrong slices") {
   }
   autosam_tensor device = tensor(buffer, AUTOSAM_FLOAT32, {1, 2, 2});
   device.memory = 1;
-  check_slices_refused(device, "got memory 1, device 0; expected AUTOSAM_HOST");
+  CHECK(check_slices(&device).device == 0);
+  device.memory = 2;
+  check_slices_refused(device, "got memory 2, device 0; expected AUTOSAM_HOST");
   device.memory = AUTOSAM_HOST;
   device.device_id = 3;
   check_slices_refused(device, "device 3");

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from autosam_deploy.benchmarks.efficiency.material import Material, Sam, StudyData
+from autosam_deploy.benchmarks.efficiency.material import Material, StudyData
 from autosam_deploy.benchmarks.efficiency.plan import Plan
 from autosam_deploy.benchmarks.efficiency.roles import choose_roles
+from autosam_deploy.benchmarks.efficiency.sam import Sam
 from autosam_deploy.benchmarks.efficiency.study import Setting, run_study
 from autosam_deploy.models.checkpoints import write_encoder
 from autosam_deploy.models.encoder import seeded_encoder_state
@@ -45,6 +46,7 @@ SMALL: dict[str, Any] = {
     "views": 1,
     "unet_channels": (4, 4, 8, 8, 8),
     "pretrain_epochs": 1,
+    "image_sizes": ((48, 48),),
 }
 
 

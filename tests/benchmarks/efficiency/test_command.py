@@ -100,7 +100,8 @@ def test_the_default_is_doublings_of_the_pool(run: Any, phantom_set: Path, tmp_p
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert [one["volumes"] for one in found["summary"]] == [1, 2, 4]
-    assert (found["encoder"], found["warning"], found["embeddings"]) == (None, None, None)
+    assert (found["encoder"], found["warning"], found["embeddings"]) == (None, None, [])
+    assert found["recipe"]["image_sizes"] == []
     assert found["data"]["classes"][1:] == ["class_1", "class_2", "class_3"]
 
 
@@ -154,8 +155,15 @@ def test_a_split_file_gives_the_roles(run: Any, phantom_set: Path, tmp_path: Pat
         (("--resume",), "nothing to resume in"),
         (("--resume", "--overwrite"), "--resume and --overwrite contradict each other"),
         (("--random-encoder", "vit_tiny"), "got --sam-checkpoint and --random-encoder; expected"),
-        (("--methods", "unet"), "got a file for methods that have no encoder; expected none"),
-        (("--image-size", "50"), "image_size (50, 50) must be positive multiples of the patch"),
+        (("--methods", "unet"), "the encoder; got options of it for methods that have none"),
+        (("--image-size", "50"), "got 50x50; expected multiples of the patch size 8, 32 or more"),
+        (("--image-size", "48,24"), "'custom'; got 24x24; expected multiples of the patch size 8"),
+        (("--image-size", "48,big"), "--image-size; got 'big'; expected N or HxW in pixels"),
+        (("--image-size", "48,48x48"), "image sizes named twice; got 48x48"),
+        (
+            ("--image-size", "48,64", "--cache-limit", "120kB"),
+            "the embeddings of all image sizes do not fit the cache's limit",
+        ),
         (("--steps", "0"), "steps; got 0; expected > 0"),
         (("--unet-channels", "4,4"), "channels of the U-Net; got (4, 4); expected five numbers"),
         (("--cache-limit", "many"), "a size; got 'many'"),

@@ -10,13 +10,18 @@ import pytest
 
 from autosam_deploy.benchmarks.efficiency.fits import fit_cell, summarise
 from autosam_deploy.benchmarks.efficiency.material import Material
-from autosam_deploy.benchmarks.efficiency.plan import METHODS, Cell, Method
+from autosam_deploy.benchmarks.efficiency.plan import METHODS, Cell, Method, uses_encoder
 from autosam_deploy.training.datasets.loading import LabelledSlices
 from autosam_deploy.training.embedding.prepare import Caching
 from autosam_deploy.training.fitting.recipe import Epoch
 from autosam_deploy.training.fitting.scoring import score_labels
 
 MaterialFactory = Callable[..., Material]
+SIZE = (48, 48)
+
+
+def cell_of(method: Method, volumes: int, seed: int) -> Cell:
+    return Cell(method, volumes, seed, SIZE if uses_encoder(method) else None)
 
 
 def volume(labels: list[list[int]], *, name: str = "v") -> LabelledSlices:
@@ -64,7 +69,7 @@ def prepared(material: MaterialFactory, tmp_path: Path) -> Callable[..., Materia
 
     def build(**fields: object) -> Material:
         made = material(methods=tuple(METHODS), cnn_channels=4, **fields)
-        made.embed(caching=Caching(tmp_path, limit_bytes=10**8))
+        made.embed(SIZE, caching=Caching(tmp_path, limit_bytes=10**8))
         return made
 
     return build
@@ -76,7 +81,7 @@ def test_all_methods_take_the_same_steps(prepared: MaterialFactory) -> None:
     made = prepared(volumes=(3,), steps=4)
     for method in METHODS:
         told: list[Epoch] = []
-        record = fit_cell(Cell(method, 3, 0), made, report=told.append)
+        record = fit_cell(cell_of(method, 3, 0), made, report=told.append)
         found[method] = record["steps"]
         assert len(told) == record["epochs"] == 2
         assert 1 <= record["best_epoch"] <= 2
@@ -91,7 +96,7 @@ def test_without_validation_volumes_those_learned_from_choose(
     prepared: MaterialFactory, method: Method
 ) -> None:
     made = prepared(val="0", steps=20, learning_rate=1e-2)
-    cell = Cell(method, 1, 0)
+    cell = cell_of(method, 1, 0)
     record = fit_cell(cell, made)
     # The test volume is put in the place of the one learned from: the scores must be those that
     # chose the epoch. (Dice over all slices together, here over one volume.)
@@ -135,7 +140,7 @@ def test_size_of_the_u_net_does_not_depend_on_test_volumes(material: MaterialFac
 def test_fingerprint_tells_what_decides_a_cell(
     material: MaterialFactory, method: Method, change: dict[str, object]
 ) -> None:
-    cell = Cell(method, 2, 1)
+    cell = cell_of(method, 2, 1)
     before = material().fingerprint(cell)
     assert before == material().fingerprint(cell)
     # Kept views are the heads' alone.
@@ -145,8 +150,19 @@ def test_fingerprint_tells_what_decides_a_cell(
     assert before == material(seeds=5, volumes=(2, 4), methods=(method,)).fingerprint(cell)
 
 
+def test_fingerprint_tells_the_image_size(material: MaterialFactory) -> None:
+    made, sizes = material(), ((48, 48), (64, 48))
+    first, other = (made.fingerprint(Cell("linear", 1, 0, size)) for size in sizes)
+    assert [key for key in first if first[key] != other[key]] == ["encoder"]
+
+
+def test_a_head_without_a_size_is_no_u_net(material: MaterialFactory) -> None:
+    with pytest.raises(LookupError, match="'linear, 1 volume, seed 0' has no image size"):
+        fit_cell(Cell("linear", 1, 0), material())
+
+
 def test_fingerprint_tells_the_data(material: MaterialFactory) -> None:
-    made, cell = material(), Cell("linear", 1, 0)
+    made, cell = material(), cell_of("linear", 1, 0)
     for role in (made.draw(cell), made.data.roles.validation, made.data.roles.test):
         labels = made.data.volumes[role[0]].labels.copy()
         labels[0, 0, 0] ^= 1

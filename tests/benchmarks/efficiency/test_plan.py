@@ -22,9 +22,27 @@ def test_cells_come_seed_by_seed() -> None:
     ]
 
 
+def test_heads_are_trained_at_every_size_and_others_once() -> None:
+    plan = Plan(
+        methods=("cnn", "unet"), volumes=(1,), seeds=1, image_sizes=((64, 96), (48, 48), (96, 80))
+    )
+    assert [(cell.method, cell.image_size) for cell in plan.cells] == [
+        ("cnn", (96, 80)),
+        ("cnn", (64, 96)),
+        ("cnn", (48, 48)),
+        ("unet", None),
+    ]
+    assert [str(cell) for cell in plan.cells[2:]] == [
+        "cnn at 48x48, 1 volume, seed 0",
+        "unet, 1 volume, seed 0",
+    ]
+    assert Plan(methods=("unet",), image_sizes=()).cells[0].image_size is None
+
+
 def test_cells_have_files_of_their_own() -> None:
-    cells = Plan(volumes=(1, 11, 111), seeds=12).cells
+    cells = Plan(volumes=(1, 11, 111), seeds=12, image_sizes=((48, 48), (48, 64))).cells
     assert len({cell.name for cell in cells}) == len(cells)
+    assert Cell("cnn", 4, 1, (48, 64)).name == "cnn-48x64-n004-s1"
     assert Cell("unet-pretrained", 4, 1).name == "unet-pretrained-n004-s1"
     assert str(Cell("cnn", 1, 0)) == "cnn, 1 volume, seed 0"
 
@@ -42,6 +60,12 @@ def test_heads_are_the_methods_with_an_encoder() -> None:
         ({"volumes": ()}, "volumes; got none; expected at least one"),
         ({"volumes": (1, 0)}, "volumes; got 0; expected 1 or more"),
         ({"volumes": (2, 2)}, "volumes named twice; got 2"),
+        ({"image_sizes": ()}, "image sizes; got none; expected at least one"),
+        ({"image_sizes": ((48, 64), (48, 64))}, "image sizes named twice; got 48x64"),
+        (
+            {"image_sizes": tuple((16 * n, 16) for n in range(1, 6))},
+            "image sizes; got 5; expected at most 4",
+        ),
         ({"seeds": 0}, "seeds; got 0; expected > 0"),
         ({"steps": -1}, "steps; got -1; expected > 0"),
         ({"views": -1}, "views; got -1; expected 0 or more"),

@@ -80,6 +80,8 @@ def test_a_folder_with_something_else_is_not_taken(tmp_path: Path) -> None:
 
 def test_clearing_leaves_what_no_study_writes(store: Store) -> None:
     store.save(CELL, {"fingerprint": PRINT})
+    made = {"computed": 1, "seconds": 2.5, "runtime": "torch"}
+    store.add_embeddings((48, 48), made)
     for name in ("report.md", "dice.png", "notes.txt"):
         (store.folder / name).write_text("x", "utf-8")
     store.clear()
@@ -93,11 +95,13 @@ def test_cells_beside_those_of_the_plan_are_counted(store: Store) -> None:
 
 
 def test_embeddings_of_several_processes_add_up(store: Store) -> None:
-    assert store.embeddings() is None
+    assert store.embeddings((48, 48)) is None
     made = {"embeddings": 50, "bytes": 900, "computed": 30, "seconds": 2.5, "runtime": "torch"}
-    store.embeddings(made)
-    store.embeddings({**made, "embeddings": 60, "computed": 10, "seconds": 1.0, "runtime": None})
-    found = store.embeddings()
+    store.add_embeddings((48, 48), made)
+    more = {**made, "embeddings": 60, "computed": 10, "seconds": 1.0, "runtime": None}
+    store.add_embeddings((48, 48), more)
+    found = store.embeddings((48, 48))
+    assert store.embeddings((48, 64)) is None
     assert found is not None
     assert (found["embeddings"], found["computed"], found["seconds"]) == (60, 40, 3.5)
     assert found["runtime"] == "torch"

@@ -117,7 +117,8 @@ def test_everything_is_written(study_folder: Path) -> None:
             study_folder / name
         )
     result = read(study_folder)
-    assert result["embeddings"]["computed"] > 0
+    assert [one["image_size"] for one in result["embeddings"]] == [[48, 48]]
+    assert result["embeddings"][0]["computed"] > 0
     assert {"torch", "monai"} <= set(result["machine"]["versions"])
 
 
@@ -175,7 +176,7 @@ def test_a_study_grows(
     assert scores(folder) == scores(study_folder)
     run_study(material(seeds=1), setting(folder, resume=True), watch=Seen())
     assert len(read(folder)["cells"]) == 4
-    assert notes == ["4 finished cells of other methods, volumes or seeds left out"]
+    assert notes == ["4 finished cells of other methods, sizes, volumes, seeds left out"]
 
 
 def test_cells_made_otherwise_are_not_mixed_in(
@@ -186,7 +187,7 @@ def test_cells_made_otherwise_are_not_mixed_in(
     before = scores(folder)
     with pytest.raises(
         OutputError,
-        match=r"'linear, 1 volume, seed 0' was made in another way; got .*steps 4,.* steps 9, ",
+        match=r"'linear at 48x48, 1 volume, seed 0' was made in another way; got .*steps 4,.* 9, ",
     ):
         run_study(material(**plan, steps=9), setting(folder, resume=True))
     assert scores(folder) == before
@@ -260,7 +261,7 @@ def test_an_encoder_is_pretrained_once_a_seed_and_kept(
         for method in plan["methods"]
     }
     assert by_method["unet"] != by_method["unet-pretrained"]
-    assert result["embeddings"] is None
+    assert result["embeddings"] == []
     assert "without labels; loss" in (folder / "report.md").read_text("utf-8")
 
 

@@ -12,12 +12,14 @@ from autosam_deploy.benchmarks.efficiency.tables import (
     dice_table,
     distance_table,
     seconds_table,
+    size_table,
 )
 
 
 def cell(method: str, volumes: int, seed: int, dice: float | None, **fields: Any) -> dict[str, Any]:
     """The record of a cell; without a Dice it failed."""
     record = {"method": method, "volumes": volumes, "seed": seed, "seconds": 12.0}
+    record["image_size"] = fields.pop("image_size", None if method.startswith("unet") else [96, 96])
     if dice is None:
         return {**record, "failed": "the head died"}
     scores = {"dice": dice, "hd95_mm": 10 - 10 * dice, "assd_mm": 1.0, "classes": {}}
@@ -26,7 +28,7 @@ def cell(method: str, volumes: int, seed: int, dice: float | None, **fields: Any
 
 
 def result(*cells: dict[str, Any]) -> dict[str, Any]:
-    return {"summary": summary(cells)}
+    return {"summary": summary(cells), "cells": cells}
 
 
 def rows(table: Table) -> list[list[str]]:
@@ -95,6 +97,40 @@ def test_distances_of_what_was_found_do_not_beat_those_of_everything() -> None:
         ["unet", "**7.00**"],
         ["linear", "- (4 of 4 missed)"],
     ]
+
+
+def test_sizes_are_rows_of_their_own_and_compared_seed_by_seed() -> None:
+    small = {"image_size": [48, 64]}
+    found = result(
+        *(cell("cnn", 1, seed, dice) for seed, dice in enumerate((0.5, 0.7, 0.9))),
+        *(cell("cnn", 1, seed, dice, **small) for seed, dice in enumerate((0.4, 0.7, 0.8))),
+        *(cell("cnn", 4, seed, dice) for seed, dice in enumerate((0.5, None, 0.5))),
+        *(cell("cnn", 4, seed, dice, **small) for seed, dice in enumerate((0.75, 0.1, None))),
+        *(cell("unet", count, seed, 0.6) for count in (1, 4) for seed in range(3)),
+    )
+    assert [row[0] for row in rows(dice_table(found))[2:]] == [
+        "cnn at 96x96",
+        "cnn at 48x64",
+        "unet",
+    ]
+    sizes = size_table(found)
+    assert sizes is not None
+    assert sizes.title == "Difference in Dice to 96x96"
+    # -0.1, 0, -0.1: a mean of -1/15, a deviation of 0.0577; the Dice themselves spread by 0.2.
+    assert rows(sizes)[2:] == [["cnn at 48x64", "-0.067 ± 0.058", "+0.250 (1 of 3 seeds)"]]
+
+
+def test_one_size_is_not_compared_nor_named() -> None:
+    found = result(cell("cnn", 1, 0, 0.5), cell("unet", 1, 0, 0.4))
+    assert size_table(found) is None
+    assert [row[0] for row in rows(dice_table(found))[2:]] == ["cnn", "unet"]
+
+
+def test_sizes_that_failed_have_no_difference() -> None:
+    found = result(cell("cnn", 1, 0, 0.5), cell("cnn", 1, 0, None, image_size=[48, 48]))
+    sizes = size_table(found)
+    assert sizes is not None
+    assert rows(sizes)[2:] == [["cnn at 48x48", "-"]]
 
 
 @pytest.mark.parametrize("width", [48, 100])

@@ -32,6 +32,36 @@ def test_a_peer_that_is_a_backend_already_is_no_second_row(tiny_bundle: Path) ->
     assert [row.backend for row in group.rows] == ["onnxruntime", "torch", "compile"]
 
 
+def test_half_precision_is_no_reference(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU backend `torch` runs in fp16 where it may choose, and is not the eager peer."""
+    from autosam_deploy.benchmarks.harness import plan
+
+    monkeypatch.setattr(plan, "gpu_query", lambda field: "a GPU")
+    bundle = Bundle.open(tiny_bundle, verify=False)
+    options = Options(backends=("torch",), peers=("eager",))
+
+    def rows(chosen: Options) -> list[str]:
+        (group,) = plan_groups([bundle], chosen)
+        return [row.backend for row in group.rows]
+
+    assert rows(options) == ["torch", "eager"]
+    assert rows(replace(options, device="cpu")) == ["torch"]
+    assert rows(replace(options, precisions=("fp32",))) == ["torch"]
+    assert rows(replace(options, precisions=("fp16",))) == ["torch", "eager"]
+
+
+def test_peers_at_every_batch(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle, verify=False)
+    options = Options(
+        backends=("onnxruntime",), batches=(1, 4), peers=("compile",), peers_always=True
+    )
+    groups = plan_groups([bundle], options)
+    assert [[row.backend for row in group.rows] for group in groups] == [
+        ["onnxruntime", "compile"],
+        ["onnxruntime", "compile"],
+    ]
+
+
 def test_named_backends_are_asked_for(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle, verify=False)
     options = Options(backends=("torch", "torch"), precisions=("fp32", "fp16"))

@@ -11,7 +11,8 @@ import pytest
 
 from autosam_deploy.bundle.manifest import Artefact
 from autosam_deploy.bundle.reader import Bundle
-from autosam_deploy.runtime.nvidia.engine_cache import OrtOptions, build_hints, user_cache
+from autosam_deploy.runtime.nvidia.engine_cache import build_hints, user_cache
+from autosam_deploy.runtime.ort_options import OrtOptions
 
 WithEngine = Callable[..., Path]
 

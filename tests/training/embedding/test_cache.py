@@ -199,3 +199,15 @@ def test_space_describes_itself(tmp_path: Path, space: Space) -> None:
     cache.describe()
     text = (tmp_path / space.name / "space.json").read_text("utf-8")
     assert Space.model_validate_json(text) == space
+
+
+def test_what_is_gone_cannot_be_used(tmp_path: Path, space: Space) -> None:
+    cache = open_cache(tmp_path, space)
+    with pytest.raises(
+        OutputError, match=r"cached embedding '.*' cannot be read; got No such file"
+    ):
+        cache.mark_used(KEYS[0])
+    cache.put(KEYS[0], embedding(space))
+    os.utime(cache.path(KEYS[0]), (0, 0))
+    cache.mark_used(KEYS[0])
+    assert cache.path(KEYS[0]).stat().st_mtime > 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from autosam_deploy.errors import OutputError, TrainingError, UsageError
-from autosam_deploy.models.checkpoints import read_checkpoint
+from autosam_deploy.errors import CheckpointError, OutputError, TrainingError, UsageError
+from autosam_deploy.models.assemble import untrained
+from autosam_deploy.models.checkpoints import read_checkpoint, write_segmenter
 from autosam_deploy.models.segmenter import Segmenter
-from autosam_deploy.spec import EncoderSpec, PreprocessSpec
+from autosam_deploy.spec import EncoderSpec, LinearHead, PreprocessSpec
 from autosam_deploy.training.datasets.loading import LabelledSlices
 from autosam_deploy.training.embedding.cache import CachePlan, EmbeddingCache, Space
 from autosam_deploy.training.embedding.encoding import (
@@ -227,6 +229,44 @@ def test_prepared_once_for_all_heads(
     assert len(prepared.train) == 3
     assert len(prepared.validation) == 2
     assert stack(prepared.validation).dtype == torch.float32
+
+
+def test_embeddings_of_a_run_give_way_last(
+    volumes: list[LabelledSlices], sam_file: Path, tmp_path: Path
+) -> None:
+    """Those that were there before the run, too: a study opens several spaces one after another."""
+    sam, folder = read_checkpoint(sam_file), tmp_path / "cache"
+    first, second = frozen_encoder(sam), frozen_encoder(sam, image_size=(64, 64))
+    prepare_embeddings(volumes, (), first, caching=Caching(folder, 10**9))
+    ours = set(folder.rglob("*.npy"))
+    for path in ours:
+        os.utime(path, (0, 0))
+    other = folder / "other" / "00" / "other.npy"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(bytes(1000))
+    os.utime(other, (10**6, 10**6))  # used later than ours were, until the run
+    limit = sum(path.stat().st_size for path in ours)
+    limit += len(ours) * (128 + 2 * second.spec.out_chans * 64)  # those that are to come
+    prepare_embeddings(volumes, (), first, caching=Caching(folder, limit))
+    prepare_embeddings(volumes, (), second, caching=Caching(folder, limit))
+    assert not other.exists()
+    assert all(path.exists() for path in ours)
+
+
+def test_tables_are_not_interpolated_twice(tmp_path: Path, sam_file: Path) -> None:
+    """A bundle's weights bear the hash of the original: its embeddings would be taken for those."""
+    sam, head = read_checkpoint(sam_file), LinearHead(num_classes=2, embed_dim=32)
+    assert sam.encoder is not None
+    made = untrained(sam.encoder.resized((64, 64)), head, sam=sam)
+    path = tmp_path / "weights.safetensors"
+    write_segmenter(path, made.segmenter.state_dict(), made.info())
+    resized = read_checkpoint(path)
+    same = frozen_encoder(resized, image_size=(64, 64))
+    assert same.sha256 == frozen_encoder(sam).sha256
+    assert same.state.keys() == frozen_encoder(sam).state.keys()
+    message = r"tables of '.*weights\.safetensors' were interpolated.*; got 64x64; expected 48x48"
+    with pytest.raises(CheckpointError, match=message):
+        frozen_encoder(resized, image_size=(48, 48))
 
 
 def test_without_validation_the_plain_training_slices_stand_in(

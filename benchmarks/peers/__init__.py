@@ -1,0 +1,1 @@
+"""Other ways to run the segmenter, measured beside a bundle: the table, and how each is loaded."""

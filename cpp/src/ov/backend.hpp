@@ -1,0 +1,12 @@
+// Backend `openvino`: the bundle's float32 graph on CPUs, in float32.
+#pragma once
+
+#include <memory>
+
+#include "../backend.hpp"
+
+namespace autosam::core {
+
+std::unique_ptr<Backend> open_openvino(const Bundle& bundle, const Request& request);
+
+}  // namespace autosam::core
