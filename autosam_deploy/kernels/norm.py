@@ -3,6 +3,7 @@
     y = (x - mean) / sqrt(var + eps) * weight + bias,    var = mean((x - mean)^2),
 
 both means over the last axis.
+
 All arithmetic is float32, as the norms of a typed graph are islands (`fused/precision.py`); what is
 rounded to halves is the input, which is halves already, and the result, once.
 

@@ -33,6 +33,11 @@ NAMES = {
     ),
     "labels-fp16-once-last",
     "labels-fp32-once-last",
+    *(
+        f"norm-{channels}-{how}"
+        for channels in (256, 768, 1024, 1280)
+        for how in ("fp16-fp16", "bf16-bf16", "fp16-fp32")
+    ),
 }
 
 
@@ -160,7 +165,7 @@ def test_the_interpreter_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_names_are_distinct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "MODULES", (ahead.MODULES[-1],) * 2)
-    with pytest.raises(BackendError, match="cases repeat; got labels-bf16-nested-first, labels-bf"):
+    with pytest.raises(BackendError, match="cases repeat; got norm-1024-bf16-bf16, norm-1024-"):
         ahead.all_cases(80)
 
 
