@@ -150,7 +150,14 @@ def export(path: Path, encoder: str, classes: int, *, seconds: float) -> str | N
     command = [program, "--untrained", "--encoder", encoder, "--head", "autosam", "--fp16"]
     command += ["--num-classes", str(classes), "-o", str(path)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=seconds,
+        )
     except subprocess.TimeoutExpired:
         return f"its export did not end in {seconds:.0f} s"
     if done.returncode:

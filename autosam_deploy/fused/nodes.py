@@ -57,7 +57,8 @@ class Linear(Node):
 
     def forward(self, x: Tensor, *, outputs: slice | None = None) -> Tensor:
         """Map (..., in) to (..., out); `outputs` selects some of the results."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if outputs is not None:
             weight, bias = weight[:, outputs], None if bias is None else bias[outputs]
         y = torch.matmul(self.enter(x), weight)

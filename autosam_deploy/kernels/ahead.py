@@ -217,7 +217,8 @@ def _assembler_log(ptx: str, capability: int) -> str:
         done = subprocess.run(
             (str(assembler), "-v", *_PTXAS_OPTIONS, f"--gpu-name={target[1]}", *files),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
     if done.returncode:

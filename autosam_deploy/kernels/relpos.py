@@ -52,8 +52,9 @@ from torch import Tensor
 
 from autosam_deploy.errors import BackendInputError
 from autosam_deploy.kernels.launch import capability, check_device, interpreted, on_device
+from autosam_deploy.kernels.measured import measured_tiles
 from autosam_deploy.kernels.relpos_plan import MOST_SIDE, Layout, Plan, split_width
-from autosam_deploy.kernels.tiles import Kind, Tiles, load_tiles, tiles_for
+from autosam_deploy.kernels.tiles import Kind, Measured, Tiles, tiles_for
 
 #: float32 serves checks of the algebra; it takes no TF32 and is slow.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -197,8 +198,8 @@ def _fake(
 
 
 @lru_cache(maxsize=1)
-def _measured() -> dict[tuple[str, Kind, int], Tiles]:
-    return dict(load_tiles())
+def _measured() -> Measured:
+    return measured_tiles()
 
 
 def _tiles(device: torch.device, plan: Plan, kind: Kind) -> Tiles:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autosam_deploy.errors import BackendError
-from autosam_deploy.runtime.nvidia.engine_cache import user_cache
+from autosam_deploy.runtime.nvidia.engine_cache import engine_cache
 from autosam_deploy.runtime.options import in_words
 
 
@@ -30,7 +30,7 @@ class OrtOptions:
     """
 
     cache: Path | None = field(
-        default_factory=user_cache,
+        default_factory=engine_cache,
         metadata=in_words("folder in which the TensorRT providers keep what they build"),
     )
     prepared: Path | None = field(

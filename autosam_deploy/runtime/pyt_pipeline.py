@@ -72,7 +72,7 @@ class CudaDevice:
 
     def stream(self) -> Any:
         """Return a new stream."""
-        return self.torch.cuda.Stream(self.device)
+        return self.torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def use(self, stream: Any) -> AbstractContextManager[Any]:
         """Return a context in which work goes to a stream."""

@@ -148,7 +148,8 @@ def export_plain_apart(bundle: Path, target: Path, *, timeout: float) -> None:
         done = subprocess.run(
             [sys.executable, "-m", module, str(bundle), str(target)],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
             timeout=timeout,
         )

@@ -122,7 +122,8 @@ def survey_row(path: Path, *, batch: int, side: int, sm: int, limit_s: float) ->
         done = subprocess.run(
             [sys.executable, "-m", "autosam_deploy.export.engines.survey", "one", *arguments],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=limit_s,
             check=False,
         )

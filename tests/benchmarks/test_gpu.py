@@ -67,7 +67,7 @@ def test_module_runs_as_a_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "autosam_deploy.benchmarks.gpu", "--help"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0

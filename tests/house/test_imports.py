@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime.pyt_half": SHARED | {"models", "fused"},
     "cli": SHARED | {"runtime", "training", "models", "fused"},
     "export": SHARED | {"models", "fused", "runtime", "cli.shell"},
-    "benchmarks": SHARED | {"models", "fused", "runtime", "training", "cli.shell"},
+    "benchmarks": SHARED | {"models", "fused", "kernels", "runtime", "training", "cli.shell"},
 }
 DOTTED = re.compile(r"autosam_deploy(\.[a-z_]\w*)+")
 #: Packages that the core install leaves out, and the rooms that may import them at the top.
@@ -70,6 +70,7 @@ TORCH_FILES = {
     "benchmarks/efficiency/material.py",
     "benchmarks/efficiency/pretraining.py",
     "benchmarks/efficiency/study.py",
+    "benchmarks/tune_kernels.py",
 }
 #: Rooms that may load them inside functions, and the only modules elsewhere that may.
 LAZY_ROOMS = TORCH_ROOMS | {"export", "benchmarks"}

@@ -46,9 +46,14 @@ def run(folder: Path, code: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     return subprocess.run(
         [sys.executable, *code],
-        env=environment | {"TRITON_CACHE_DIR": str(folder / "cache"), "COLUMNS": "120"},
+        env=environment
+        | {
+            "TRITON_CACHE_DIR": str(folder / "cache"),
+            "COLUMNS": "120",
+            "PYTHONIOENCODING": "utf-8",
+        },
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
 

@@ -54,7 +54,7 @@ def test_a_volume_of_1000_slices(
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(toy_bundle()), dtype, axis, str(skip)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         timeout=100,
     )
@@ -69,7 +69,7 @@ def test_a_real_model(exported: Callable[[HeadKind], Path]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(exported("linear")), "int16", "k", "False"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.stderr == ""

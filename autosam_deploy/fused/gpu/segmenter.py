@@ -15,11 +15,13 @@ Each can be left out, for measurements; PyTorch's own operations then take its p
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from autosam_deploy.errors import BackendInputError
-from autosam_deploy.fused.encoder import PatchEmbedding
+from autosam_deploy.fused.encoder import Block, PatchEmbedding
 from autosam_deploy.fused.gpu.block import GpuBlock
 from autosam_deploy.fused.segmenter import FusedSegmenter
 from autosam_deploy.kernels.labels import logits_to_labels
@@ -57,7 +59,7 @@ class GpuSegmenter(nn.Module):
         self.input, self.patches = typed.input, typed.encoder.patches
         self.blocks = nn.Sequential(
             *(
-                GpuBlock(block, heads=spec.encoder.num_heads, kernels=chosen)
+                GpuBlock(cast(Block, block), heads=spec.encoder.num_heads, kernels=chosen)
                 for block in typed.encoder.blocks
             )
         )
@@ -106,7 +108,8 @@ class GpuSegmenter(nn.Module):
         patches: PatchEmbedding = self.patches
         if "input" not in self.kernels:
             # A convolution leaves channels first; everything behind it reads whole tokens.
-            return patches(self.input(slices)).contiguous()
+            tokens: Tensor = patches(self.input(slices)).contiguous()
+            return tokens
         weight = patches.weight
         operand = slices_to_tokens(
             slices,

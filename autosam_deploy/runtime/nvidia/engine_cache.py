@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from autosam_deploy.bundle.manifest import Artefact
 from autosam_deploy.bundle.reader import Bundle
-from autosam_deploy.files import private_folder
+from autosam_deploy.files import private_folder, user_cache
 
 #: Provider word -> family of engines whose profile is the better guide.
 _FAMILY = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 
 
-def user_cache() -> Path | None:
-    """Return the folder for engines that can be built again, by the system's custom, or None."""
-    try:
-        if sys.platform == "win32":
-            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        elif sys.platform == "darwin":
-            base = Path.home() / "Library" / "Caches"
-        else:
-            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        # No home: a service account.
-        return None
-    return base / "autosam-deploy" / "engines"
+def engine_cache() -> Path | None:
+    """Return the user's folder for engines that can be built again, or None."""
+    base = user_cache()
+    return None if base is None else base / "engines"
 
 
 @dataclass(frozen=True)

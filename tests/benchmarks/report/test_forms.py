@@ -242,7 +242,7 @@ def run_browser(browser: str, folder: Path, *options: str) -> subprocess.Complet
     return subprocess.run(
         [*fixed, *options, f"file://{folder / 'r.html'}"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
         timeout=120,
     )

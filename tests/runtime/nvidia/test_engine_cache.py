@@ -11,7 +11,7 @@ import pytest
 
 from autosam_deploy.bundle.manifest import Artefact
 from autosam_deploy.bundle.reader import Bundle
-from autosam_deploy.runtime.nvidia.engine_cache import build_hints, user_cache
+from autosam_deploy.runtime.nvidia.engine_cache import build_hints, engine_cache
 from autosam_deploy.runtime.ort_options import OrtOptions
 
 WithEngine = Callable[..., Path]
@@ -133,4 +133,4 @@ def test_account_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    assert user_cache() is None
+    assert engine_cache() is None
