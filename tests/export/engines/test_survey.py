@@ -71,7 +71,8 @@ def test_vit_b_stays_small(rtx: Any, tmp_path: Path, capsys: pytest.CaptureFixtu
     for sm in (89, 120):
         for batch in (1, 8):
             row = build_one(graph, batch=batch, side=1024, sm=sm)
-            assert row["attentions"] == 4 * 3 + 8  # four global blocks in three groups of heads
+            # Four global blocks in three groups of heads, eight with windows in two.
+            assert row["attentions"] == 4 * 3 + 8 * 2
             assert row["low_share"] > 0.8
             megabytes = row["activation_bytes"] / 1e6 / batch
             assert megabytes <= 100
