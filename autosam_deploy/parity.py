@@ -36,11 +36,14 @@ _FLOOR_ULP = 8.0
 class Reference(Strict):
     """Error of the same model in the same precision in plain PyTorch, against the truth.
 
-    method: "float64" (float32 judged against float64), "rounded" (plain low precision, every
-    result rounded), or "typed" (the typed PyTorch model, where plain low precision is not finite).
+    method: "float64" (float32 judged against float64, the worse of resize coordinates as PyTorch
+    and as ONNX round them), "rounded" (plain low precision, every
+    result rounded), "typed" (the typed PyTorch model, where plain low precision is not finite), or
+    "quantized" (PyTorch has no like of an int8 graph: its own error where it was made, so that a
+    gate asks whether a host gives what was judged there; see `Quantized`).
     """
 
-    method: Literal["float64", "rounded", "typed"]
+    method: Literal["float64", "rounded", "typed", "quantized"]
     max_error: float = Field(ge=0)
     rms_error: float = Field(ge=0)
     slices: int = Field(gt=0)
@@ -86,11 +89,28 @@ class EngineRun(Strict):
     comparison: Comparison
 
 
+class Quantized(Strict):
+    """What int8 costs on real volumes, judged on volumes that set no ranges.
+
+    calibration_slices: that set the ranges. cases, slices: judged. agreement: share (0..1) of all
+    pixels that are labelled as the float32 graph does. dice_loss: of the class that loses most,
+    the mean over cases. truth: whose Dice, that of people's labels or, without them, of the
+    float32 graph's own.
+    """
+
+    calibration_slices: int = Field(gt=0)
+    cases: int = Field(gt=0)
+    slices: int = Field(gt=0)
+    agreement: float = Field(ge=0, le=1)
+    dice_loss: float
+    truth: Literal["labels", "fp32 graph"]
+
+
 class ParityRecord(Strict):
     """What `parity.json` holds. `verdict` is "latency-only" for weights that were never trained.
 
     Engines are built where they cannot run; `engines` holds the runs on their GPUs. An engine
-    without one is built, not run.
+    without one is built, not run. `quantized` belongs to the int8 graph, if there is one.
     """
 
     verdict: Literal["passed", "latency-only"]
@@ -99,6 +119,7 @@ class ParityRecord(Strict):
     comparisons: Annotated[tuple[Comparison, ...], Field(strict=False, min_length=1)]
     versions: dict[str, str]
     engines: Annotated[tuple[EngineRun, ...], Field(strict=False)] = ()
+    quantized: Quantized | None = None
 
     def comparison_of(self, precision: str) -> Comparison | None:
         """Return what export found for a precision, None if it never judged one."""
@@ -110,7 +131,7 @@ class ParityRecord(Strict):
 
 
 def reference_of(
-    method: Literal["float64", "rounded", "typed"],
+    method: Literal["float64", "rounded", "typed", "quantized"],
     found: list[Array],
     truth: list[Array],
 ) -> Reference:
@@ -137,6 +158,16 @@ def reference_of(
         max_error=float(np.abs(difference).max()),
         rms_error=float(np.sqrt(np.mean(np.square(difference)))),
         slices=sum(len(array) for array in found),
+    )
+
+
+def worse_of(first: Reference, second: Reference) -> Reference:
+    """Return the larger errors of two references of one method."""
+    return first.model_copy(
+        update={
+            "max_error": max(first.max_error, second.max_error),
+            "rms_error": max(first.rms_error, second.rms_error),
+        }
     )
 
 

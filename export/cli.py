@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 from rich.console import Console
 
-from autosam_deploy.bundle.manifest import Precision
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.cli.shell import AutosamGroup, common_options, echo_json
-from autosam_deploy.errors import UsageError
 from autosam_deploy.export.checks.command import verify_command
 from autosam_deploy.export.engines.command import (
     engine_command,
@@ -21,23 +19,24 @@ from autosam_deploy.export.engines.command import (
     request_of,
     run_request,
 )
-from autosam_deploy.export.finding import BUNDLE_FOLDER, find_head
+from autosam_deploy.export.finding import BUNDLE_FOLDER
+from autosam_deploy.export.int8.command import (
+    int8_command,
+    int8_options,
+    read_request,
+    run_int8,
+)
+from autosam_deploy.export.options import (
+    assemble_from,
+    parse_outputs,
+    parse_precisions,
+    parse_size,
+)
 from autosam_deploy.export.show import show_facts, show_result
 from autosam_deploy.export.triton.command import triton_command
 from autosam_deploy.extras import require
-from autosam_deploy.models.image_size import (
-    ImageSize,
-    at_image_size,
-    parse_image_size,
-    show_image_size,
-)
-from autosam_deploy.spec import (
-    ENCODERS,
-    HEAD_KINDS,
-    HeadKind,
-    OutputName,
-    plain_head,
-)
+from autosam_deploy.models.image_size import show_image_size
+from autosam_deploy.spec import ENCODERS, HEAD_KINDS
 
 _EXAMPLES = """
 \b
@@ -52,6 +51,8 @@ Examples:
       random weights, to measure latency and memory; --image-size 448 for a smaller input
   autosam-export --head autosam --fp16 --engine rtx --sm 89
       and an engine for GeForce RTX 40 cards, built without a GPU
+  autosam-export --head autosam --int8 --calibration volumes/
+      and an int8 graph for CPUs, if its labels agree on these volumes
   autosam-export inspect sam_vit_b_01ec64.pth
   autosam-export engine runs/autosam/model.autosam --engine rtx
   autosam-export verify runs/autosam/model.autosam
@@ -141,6 +142,8 @@ _LOWERINGS = ("explicit", "masked", "augmented")
     show_default=True,
     help="triton: write a model repository of Triton Inference Server beside the bundle.",
 )
+@click.option("--int8", is_flag=True, help="Add an int8 graph too (see the command int8).")
+@int8_options("--calibration-labels")
 @click.option("--engine", help="Build engines too: rtx | tensorrt (see the command engine).")
 @engine_options
 @common_options
@@ -158,6 +161,7 @@ def main(ctx: click.Context, /, **options: Any) -> None:
 
 
 main.add_command(engine_command)
+main.add_command(int8_command)
 main.add_command(triton_command)
 main.add_command(verify_command)
 
@@ -179,10 +183,10 @@ def inspect_command(path: Path, *, debug: bool, quiet: bool, as_json: bool) -> N
 
 def _export(options: dict[str, Any]) -> None:
     """Run the export that the options ask for."""
-    precisions, ladder = _precisions(options["precision"], fp16=options["fp16"])
+    precisions, ladder = parse_precisions(options["precision"], fp16=options["fp16"])
     # Arguments are checked before anything is loaded, so that a typo costs no minute.
-    _outputs(options["outputs"])
-    _image_size(options["image_size"])
+    parse_outputs(options["outputs"])
+    parse_size(options["image_size"])
     require("torch", extra="export", feature="exporting a bundle")
     require("segment_anything", extra="export", feature="exporting a bundle")
     from autosam_deploy.export.engines.add import check_request
@@ -197,6 +201,7 @@ def _export(options: dict[str, Any]) -> None:
     request = None if options["engine"] is None else request_of(options)
     if request is not None:
         check_request(request)
+    integers = read_request(options) if options["int8"] else None
     plan = Plan(
         precisions=precisions,
         ladder=ladder,
@@ -209,7 +214,7 @@ def _export(options: dict[str, Any]) -> None:
     console = Console(stderr=True, quiet=quiet)
     steps = Steps(console)
     with steps.step("load weights"):
-        assembled, output = _assemble(options)
+        assembled, output = assemble_from(options)
     console.print(
         f"{assembled.spec.head.kind} head, {len(assembled.spec.classes)} classes, on "
         f"{assembled.spec.encoder.name} at {show_image_size(assembled.spec.encoder.image_size)}"
@@ -227,6 +232,8 @@ def _export(options: dict[str, Any]) -> None:
     }
     if request is not None:
         found["engines"] = run_request(output, request, quiet=quiet, as_json=False)
+    if integers is not None:
+        found["int8"] = run_int8(output, integers, quiet=quiet, as_json=False)
     if options["form"] == "triton":
         repository = output.parent / "model_repository"
         written = write_repository(Bundle.open(output, verify=False), repository)
@@ -234,97 +241,3 @@ def _export(options: dict[str, Any]) -> None:
         console.print(f"wrote {written.model} version {written.version} for Triton")
     if options["as_json"]:
         echo_json(found)
-
-
-def _assemble(options: dict[str, Any]) -> tuple[Any, Path]:
-    """Return the assembled segmenter and where its bundle goes."""
-    from autosam_deploy.models.assemble import assemble
-    from autosam_deploy.models.checkpoints import read_checkpoint
-
-    if options["untrained"]:
-        return _untrained(options)
-    given: Path | None = options["checkpoint"]
-    sam: Path | None = options["sam_checkpoint"]
-    output: Path | None = options["output"]
-    if given is None:
-        found = find_head(options["runs"], options["head"])
-        given, sam, output = found.head, sam or found.sam, output or found.output
-    head = read_checkpoint(given)
-    kind = options["head"]
-    if kind is not None and head.head is not None and head.head.kind != kind:
-        raise UsageError(f"'{given}' holds another head", got=head.head.kind, expected=kind)
-    assembled = assemble(
-        head,
-        sam=None if sam is None else read_checkpoint(sam),
-        classes=_class_names(options["classes"]),
-        image_size=_image_size(options["image_size"]),
-        outputs=_outputs(options["outputs"]),
-        allow_missing_pe=options["allow_missing_pe"],
-    )
-    fallback = options["runs"] / assembled.spec.head.kind / BUNDLE_FOLDER
-    return assembled, output or fallback
-
-
-def _untrained(options: dict[str, Any]) -> tuple[Any, Path]:
-    from autosam_deploy.models.assemble import untrained
-    from autosam_deploy.models.checkpoints import read_checkpoint
-
-    if options["encoder"] is None or options["head"] is None:
-        raise UsageError(
-            "--untrained needs to know what to build",
-            expected="--encoder and --head",
-            todo="for example: --untrained --encoder vit_b --head autosam",
-        )
-    if options["checkpoint"] is not None:
-        raise UsageError("--untrained and --checkpoint contradict each other", todo="drop one")
-    encoder = ENCODERS[options["encoder"]]
-    size = _image_size(options["image_size"])
-    kind, count = cast("HeadKind", options["head"]), options["num_classes"]
-    if not 2 <= count <= 255:
-        raise UsageError("--num-classes", got=str(count), expected="2..255")
-    sam = options["sam_checkpoint"]
-    assembled = untrained(
-        encoder if size is None else at_image_size(encoder, size),
-        plain_head(kind, count),
-        seed=options["seed"],
-        sam=None if sam is None else read_checkpoint(sam),
-        classes=_class_names(options["classes"]),
-        outputs=_outputs(options["outputs"]),
-    )
-    return assembled, options["output"] or Path(f"{encoder.name}-{kind}-untrained.autosam")
-
-
-def _precisions(text: str, *, fp16: bool) -> tuple[tuple[Precision, ...], bool]:
-    """Return the graphs to write and whether fp16 may be left out when it misses its gate."""
-    if text == "auto":
-        return ("fp32", "fp16"), True
-    names = [part.strip() for part in text.split(",")]
-    if unknown := [name for name in names if name not in ("fp32", "fp16")]:
-        raise UsageError(
-            "--precision", got=unknown[0], expected="fp32, fp16, both by comma, or auto"
-        )
-    # Half graphs are slow on CPUs, so every bundle has its fp32 graph.
-    return (("fp32", "fp16") if fp16 or "fp16" in names else ("fp32",)), False
-
-
-def _outputs(text: str) -> tuple[OutputName, ...]:
-    known: dict[str, tuple[OutputName, ...]] = {
-        "labels": ("labels",),
-        "labels,logits": ("labels", "logits"),
-    }
-    if text.replace(" ", "") not in known:
-        raise UsageError("--outputs", got=repr(text), expected=" or ".join(known))
-    return known[text.replace(" ", "")]
-
-
-def _image_size(text: str | None) -> ImageSize | None:
-    return None if text is None else parse_image_size(text)
-
-
-def _class_names(text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    path = Path(text)
-    if path.is_file():
-        return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-    return tuple(name.strip() for name in text.split(","))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -66,7 +67,7 @@ class Plan:
     alone when fp16 misses its gate, and record it. opset: None takes the lowering's default.
     """
 
-    precisions: tuple[Precision, ...] = ("fp32",)
+    precisions: tuple[Literal["fp32"] | LowPrecision, ...] = ("fp32",)
     ladder: bool = False
     lowering: str = "explicit"
     opset: int | None = None

@@ -13,7 +13,8 @@ from autosam_deploy.spec import ModelSpec, Strict, TensorSpec
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-Precision = Literal["fp32", "fp16", "bf16"]
+#: "int8" is integers in the encoder's linear layers and float32 everywhere else.
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Kind = Literal["onnx", "weights", "engine"]
 
 #: `intended_use` of weights that were never trained.

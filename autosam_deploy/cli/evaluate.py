@@ -6,12 +6,13 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from click.core import ParameterSource
 from rich.console import Console
 
+from autosam_deploy.bundle.manifest import Precision
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
 from autosam_deploy.errors import UsageError
 from autosam_deploy.spec import ClassSpec, default_classes
@@ -67,7 +68,7 @@ _ASIDE: dict[str, Any] = {"style": "dim", "highlight": False, "markup": False, "
 @click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda | cuda:N")
 @click.option(
     "--precision",
-    type=click.Choice(("auto", "fp32", "fp16", "bf16")),
+    type=click.Choice(("auto", *get_args(Precision))),
     default="auto",
     show_default=True,
 )

@@ -7,6 +7,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from autosam_deploy.errors import SpecError
+from autosam_deploy.models.resize import Resize, bilinear
 from autosam_deploy.spec import PreprocessSpec
 
 
@@ -29,14 +30,22 @@ def normalise(slices: Tensor, spec: PreprocessSpec) -> Tensor:
         # From the minimum up, so that a flat slice is exactly zero. The mean of equal numbers may
         # differ from them by a rounding, and dividing that by itself would give ones.
         raised = slices - slices.amin(dim=(2, 3), keepdim=True)
-        centred = raised - raised.mean(dim=(2, 3), keepdim=True)
-        return _divide(centred, centred.square().mean(dim=(2, 3), keepdim=True).sqrt())
+        centred = raised - _mean(raised)
+        return _divide(centred, _mean(centred.square()).sqrt())
     if spec.intensity == "window":
         if spec.window_level is None or spec.window_width is None:
             raise SpecError("a window needs a level and a width")
         lowest = spec.window_level - spec.window_width / 2
         return ((slices - lowest) / spec.window_width).clamp(0, 1)
     return slices
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Return the mean of every slice (B, 1, 1, 1), of rows first.
+
+    Runtimes that add up a whole slice one by one lose two digits to that, which every logit feels.
+    """
+    return x.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
 
 
 def _divide(x: Tensor, by: Tensor) -> Tensor:
@@ -91,21 +100,28 @@ def to_grey_input(slices: Tensor, spec: PreprocessSpec, image_size: tuple[int, i
     """
     x = normalise(slices, spec)
     if spec.resize == "stretch":
-        return F.interpolate(x, image_size, mode="bilinear", align_corners=False)
+        return bilinear(x, image_size)
     height, width = valid_size(slices.shape[2], slices.shape[3], image_size)
-    x = F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+    x = bilinear(x, (height, width))
     if marks_padding(spec):
         x = torch.cat([x, torch.ones_like(x)], dim=1)
     return F.pad(x, (0, image_size[1] - width, 0, image_size[0] - height))
 
 
-def to_encoder_input(slices: Tensor, spec: PreprocessSpec, image_size: tuple[int, int]) -> Tensor:
+def to_encoder_input(
+    slices: Tensor,
+    spec: PreprocessSpec,
+    image_size: tuple[int, int],
+    *,
+    resize: Resize = bilinear,
+) -> Tensor:
     """Turn raw slices into the three-channel image that SAM's encoder takes.
 
     Args:
         slices: raw (B, 1, H, W), float32 or float64.
         spec: the recipe.
         image_size: encoder input (Hs, Ws).
+        resize: how, for measurements.
 
     Returns:
         (B, 3, Hs, Ws).
@@ -115,14 +131,19 @@ def to_encoder_input(slices: Tensor, spec: PreprocessSpec, image_size: tuple[int
         mean = x.new_tensor(spec.pixel_mean)[None, :, None, None]
         x = (x - mean) / x.new_tensor(spec.pixel_std)[None, :, None, None]
     if spec.resize == "stretch":
-        return F.interpolate(x, image_size, mode="bilinear", align_corners=False)
+        return resize(x, image_size)
     height, width = valid_size(slices.shape[2], slices.shape[3], image_size)
-    x = F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+    x = resize(x, (height, width))
     return F.pad(x, (0, image_size[1] - width, 0, image_size[0] - height))
 
 
 def to_slice_size(
-    low: Tensor, spec: PreprocessSpec, image_size: tuple[int, int], size: tuple[int, int]
+    low: Tensor,
+    spec: PreprocessSpec,
+    image_size: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    resize: Resize = bilinear,
 ) -> Tensor:
     """Resize low-resolution logits to the slice.
 
@@ -132,12 +153,13 @@ def to_slice_size(
             encoder's size, cut the picture out, to the slice's size, as SAM's postprocess_masks.
         image_size: encoder input (Hs, Ws).
         size: slice (H, W).
+        resize: how, for measurements.
 
     Returns:
         (B, K, H, W).
     """
     if spec.resize == "longest-side":
         height, width = valid_size(size[0], size[1], image_size)
-        low = F.interpolate(low, image_size, mode="bilinear", align_corners=False)
+        low = resize(low, image_size)
         low = low[:, :, :height, :width]
-    return F.interpolate(low, size, mode="bilinear", align_corners=False)
+    return resize(low, size)

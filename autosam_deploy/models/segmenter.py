@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -11,6 +12,7 @@ from autosam_deploy.errors import SpecError
 from autosam_deploy.models.encoder import build_encoder, seeded_encoder_state
 from autosam_deploy.models.heads import build_decoder, decode, seeded_head_state
 from autosam_deploy.models.preprocess import to_encoder_input, to_slice_size
+from autosam_deploy.models.resize import Resize, bilinear
 from autosam_deploy.models.states import check_state
 from autosam_deploy.spec import ModelSpec
 
@@ -29,6 +31,7 @@ class Segmenter(nn.Module):
         """Build an untrained segmenter."""
         super().__init__()
         self.spec = spec
+        self.resize: Resize = bilinear
         self.image_encoder = build_encoder(spec.encoder)
         self.mask_decoder, self.pe_layer = build_decoder(spec.head)
 
@@ -45,7 +48,9 @@ class Segmenter(nn.Module):
     def encoder_input(self, slices: Tensor) -> Tensor:
         """Return the encoder's input (B, 3, Hs, Ws) of raw slices, in the slices' dtype."""
         spec = self.spec
-        return to_encoder_input(slices, spec.preprocess, spec.encoder.image_size)
+        return to_encoder_input(
+            slices, spec.preprocess, spec.encoder.image_size, resize=self.resize
+        )
 
     def embed(self, slices: Tensor) -> Tensor:
         """Return the embedding (B, C, Sh, Sw) of raw slices (B, 1, H, W) of any real dtype.
@@ -69,7 +74,15 @@ class Segmenter(nn.Module):
     def to_slice_size(self, low: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize low-resolution logits (B, K, h, w) to `size` (H, W)."""
         spec = self.spec
-        return to_slice_size(low, spec.preprocess, spec.encoder.image_size, size)
+        return to_slice_size(
+            low, spec.preprocess, spec.encoder.image_size, size, resize=self.resize
+        )
+
+    def with_resize(self, resize: Resize) -> Segmenter:
+        """Return a segmenter with the same weights, not copied, that resizes in another way."""
+        other = copy.copy(self)
+        other.resize = resize
+        return other
 
     def forward(self, slices: Tensor) -> Tensor:
         """Return logits (B, K, H, W) in the dtype of the weights."""

@@ -35,6 +35,15 @@ from autosam_deploy.runtime.providers import (
 )
 
 _LOG = logging.getLogger(__name__)
+#: Run through casts by the CPU provider.
+_SLOW_ON_CPU = ("fp16", "bf16")
+#: Precision that a bundle may lack -> where it comes from.
+_ADD = {
+    "fp32": "export again with --precision fp32",
+    "fp16": "export again with --fp16",
+    "bf16": "bf16 is for backend openvino",
+    "int8": "add one: autosam-export int8 BUNDLE --calibration FOLDER",
+}
 
 
 class OrtBackend(Backend):
@@ -73,7 +82,7 @@ class OrtBackend(Backend):
             artefact, precision_why = self._choose_artefact(request, on_cpu=True)
             self.session, notes = self._load(ort, artefact, provider, index, threads)
         _check_signature(self.session, self)
-        if provider == "cpu" and artefact.precision != "fp32":
+        if provider == "cpu" and artefact.precision in _SLOW_ON_CPU:
             _LOG.warning(
                 "%s on a CPU is slower than fp32 and takes more memory", artefact.file.path
             )
@@ -171,12 +180,18 @@ class OrtBackend(Backend):
                 raise BackendError(
                     f"the bundle has no {request.precision} graph",
                     got=f"graphs in {', '.join(there) or 'no precision'}",
-                    todo="export again with --fp16"
-                    if request.precision == "fp16"
-                    else "bf16 is for backend openvino",
+                    todo=_ADD.get(request.precision, "choose another precision"),
                 )
-            slow = ", slower than fp32 on a CPU" if on_cpu and request.precision != "fp32" else ""
-            return artefact, f"{request.precision} was asked for{slow}"
+            if artefact.precision == "int8" and not on_cpu:
+                raise BackendError(
+                    "int8 graphs are for CPUs",
+                    got="a GPU provider",
+                    todo="use --device cpu, or --precision fp16",
+                )
+            slow = on_cpu and artefact.precision in _SLOW_ON_CPU
+            return artefact, (
+                f"{request.precision} was asked for" + ", slower than fp32 on a CPU" * slow
+            )
         # Low-precision graphs on ONNX Runtime's CPU provider run through casts: slower, and more
         # memory. On GPUs bf16 needs newer ones than fp16, so it is for those who ask.
         order: tuple[Precision, ...]

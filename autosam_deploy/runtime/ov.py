@@ -1,4 +1,4 @@
-"""Backend `openvino`: the bundle's float32 graph on CPUs, in float32 or bf16."""
+"""Backend `openvino`: the bundle's float32 graph on CPUs, in float32 or bf16, or its int8 graph."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ from autosam_deploy.runtime.ov_model import (
 
 #: OpenVINO's names of types -> the manifest's.
 _TYPES = {"f32": "float32", "u8": "uint8"}
+#: Precision -> what a CPU must have for it.
+_NEEDED = {"bf16": "AVX512-BF16 or AMX", "int8": "AVX2 or newer"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class OvOptions:
     side by side with fewer threads each: more slices a second where batches are large enough, with
     memory for each part.
     streams: how many parts; None leaves it to OpenVINO. Of mode "throughput" alone.
+    rest: what is not in integers in precision int8.
     """
 
     cache: Path | None = field(
@@ -62,6 +65,9 @@ class OvOptions:
     )
     streams: int | None = field(
         default=None, metadata=in_words("how many parts in mode throughput", none="auto")
+    )
+    rest: Literal["fp32", "bf16"] = field(
+        default="fp32", metadata=in_words("what is not in integers in precision int8")
     )
 
 
@@ -83,13 +89,13 @@ class OvBackend(Backend):
 
         Args:
             bundle: an opened bundle.
-            request: device "auto" or "cpu"; precision "auto" (float32), "fp32" or "bf16".
+            request: device "auto" or "cpu"; precision "auto" (float32), "fp32", "bf16" or "int8".
             options: what goes beyond that.
 
         Raises:
             BackendUnavailableError: OpenVINO is not installed.
-            DeviceUnavailableError: another device, or bf16 on a CPU without it.
-            BackendError: another precision, no float32 graph, or it cannot be loaded.
+            DeviceUnavailableError: another device, or bf16 or int8 on a CPU without it.
+            BackendError: another precision, no such graph, or it cannot be loaded.
             BundleError: the graph was altered.
         """
         super().__init__(bundle, request, options=options)
@@ -99,18 +105,14 @@ class OvBackend(Backend):
         _check_options(self.options)
         ov = import_openvino()
         precision = "fp32" if request.precision == "auto" else request.precision
+        # Of all that is not in integers.
+        floats = self.options.rest if precision == "int8" else precision
         processor, capabilities = _processor(ov)
-        if precision == "bf16" and "BF16" not in capabilities:
-            raise DeviceUnavailableError(
-                "this CPU has no bf16 arithmetic",
-                got=f"{processor} with {', '.join(capabilities)}",
-                expected="AVX512-BF16 or AMX",
-                todo="use --precision fp32",
-            )
-        artefact = self._graph()
+        _check_processor(processor, capabilities, precision, floats)
+        artefact = self._graph(precision)
         version = "-".join(str(ov.__version__).split("-")[:2])
         folder, notes = self._cache(
-            artefact, f"{version}-{_short(processor, *capabilities)}-{precision}"
+            artefact, f"{version}-{_short(processor, *capabilities)}-{floats}"
         )
         threads = request.threads or usable_cores()
         model = read_graph(ov, self.bundle.file(artefact.file))
@@ -122,32 +124,23 @@ class OvBackend(Backend):
             mode=mode,
             streams=1 if mode == "latency" else streams,
         )
-        self.chain = Chain(ov, model, precision, settings)
+        self.chain = Chain(ov, model, floats, settings)
         self.side_by_side = self.chain.streams
         self._pool = ThreadPoolExecutor(self.chain.streams, thread_name_prefix="openvino")
         self._load: Callable[[], Chain] = lambda: Chain(
-            ov, read_graph(ov, self.bundle.file(artefact.file)), precision, settings
+            ov, read_graph(ov, self.bundle.file(artefact.file)), floats, settings
         )
         if folder is not None:
             used = "used" if self.chain.cached else "filled"
             notes = (f"cache of compiled models '{folder}' ({used})",)
-        if self.chain.threads != threads:
-            notes += (f"{threads} threads were asked for, OpenVINO takes {self.chain.threads}",)
-        if mode == "throughput":
-            notes += (f"batches run in up to {self.chain.streams} parts side by side",)
-        if streams not in (None, self.chain.streams):
-            notes += (f"{streams} streams were asked for, OpenVINO takes {self.chain.streams}",)
-        if precision == "bf16":
-            notes += (
-                f"bf16 is OpenVINO's rounding of {artefact.file.path}; normalisation, last resize "
-                "and argmax are in fp32; the bundle's parity record does not cover it",
-            )
+        notes += _run_notes(self.chain, threads=threads, mode=mode, streams=streams)
+        notes += _precision_notes(precision, floats, artefact)
         asked = request.precision != "auto"
         return BackendInfo(
             backend=self.name,
             device="cpu",
             provider=self.chain.devices,
-            precision=cast("Precision", self.chain.precision),
+            precision="int8" if precision == "int8" else cast("Precision", self.chain.precision),
             artefact=artefact.file.path,
             threads=self.chain.threads,
             reason=f"backend 'openvino' runs on the CPU; {precision} "
@@ -156,8 +149,14 @@ class OvBackend(Backend):
             notes=notes,
         )
 
-    def _graph(self) -> Artefact:
-        artefact = self.bundle.find("onnx", "fp32")
+    def _graph(self, precision: str) -> Artefact:
+        artefact = self.bundle.find("onnx", "int8" if precision == "int8" else "fp32")
+        if artefact is None and precision == "int8":
+            raise BackendError(
+                "the bundle has no int8 graph",
+                got=f"graphs in {', '.join(self.bundle.precisions('onnx')) or 'no precision'}",
+                todo="add one: autosam-export int8 BUNDLE --calibration FOLDER",
+            )
         if artefact is None:
             raise BackendError(
                 "the bundle has no fp32 graph, which OpenVINO reads for every precision",
@@ -240,6 +239,44 @@ class OvBackend(Backend):
         self.chain.close()
 
 
+def _run_notes(chain: Chain, *, threads: int, mode: str, streams: int | None) -> tuple[str, ...]:
+    """Say how runs are spread over threads, where a user might not expect it."""
+    notes: tuple[str, ...] = ()
+    if chain.threads != threads:
+        notes += (f"{threads} threads were asked for, OpenVINO takes {chain.threads}",)
+    if mode == "throughput":
+        notes += (f"batches run in up to {chain.streams} parts side by side",)
+    if streams not in (None, chain.streams):
+        notes += (f"{streams} streams were asked for, OpenVINO takes {chain.streams}",)
+    return notes
+
+
+def _precision_notes(precision: str, floats: str, artefact: Artefact) -> tuple[str, ...]:
+    """Say what a precision other than float32 means, and what it was judged by."""
+    if precision == "bf16":
+        return (
+            f"bf16 is OpenVINO's rounding of {artefact.file.path}; normalisation, last resize "
+            "and argmax are in fp32; the bundle's parity record does not cover it",
+        )
+    if precision != "int8":
+        return ()
+    notes: tuple[str, ...] = (f"int8 in the encoder's linear layers, the rest in {floats}",)
+    if floats != "fp32":
+        notes += ("the bundle's parity record covers int8 with the rest in fp32",)
+    return notes
+
+
+def _check_processor(name: str, capabilities: list[str], precision: str, floats: str) -> None:
+    for needed in {precision, floats} - {"fp32"}:
+        if needed.upper() not in capabilities:
+            raise DeviceUnavailableError(
+                f"this CPU has no {needed} arithmetic",
+                got=f"{name} with {', '.join(capabilities)}",
+                expected=_NEEDED[needed],
+                todo="use --precision fp32" if precision == needed else "leave out rest=bf16",
+            )
+
+
 def _check_options(options: OvOptions) -> None:
     if options.streams is None:
         return
@@ -267,11 +304,11 @@ def _check_request(request: Request) -> None:
         raise BackendError(
             "backend 'openvino' has no fp16 on CPUs, where OpenVINO may run it as bf16",
             got="fp16",
-            expected="auto, fp32 or bf16",
+            expected="auto, fp32, bf16 or int8",
         )
-    if request.precision not in ("auto", *HINTS):
+    if request.precision not in ("auto", "int8", *HINTS):
         raise BackendError(
-            "unknown precision", got=repr(request.precision), expected="auto, fp32 or bf16"
+            "unknown precision", got=repr(request.precision), expected="auto, fp32, bf16 or int8"
         )
 
 

@@ -17,6 +17,10 @@ HINTS = {"fp32": "f32", "bf16": "bf16"}
 MODES = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
 REALISED = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
+_MATRIX = 2
+#: What OpenVINO's CPU plugin calls products with constant matrices.
+_PRODUCTS = frozenset({"FullyConnected", "MatMul"})
+
 #: Work that belongs into the low-precision part of a cut graph, and nowhere else.
 _HEAVY = frozenset({"Convolution", "ConvolutionBackpropData", "MatMul"})
 
@@ -90,9 +94,10 @@ class Chain:
             ]
         except Exception as error:
             raise BackendError("OpenVINO cannot compile the graph", got=_reason(error)) from error
-        for compiled, (_, name) in zip(self._compiled, parts, strict=True):
+        for compiled, (part, name) in zip(self._compiled, parts, strict=True):
             if (found := _realised(compiled)) != name:
                 raise BackendError("OpenVINO did not take the precision", got=found, expected=name)
+            _check_integers(part, compiled)
         #: Of the part that holds the encoder, as OpenVINO states it.
         self.precision = _realised(max(self._compiled, key=_size))
         self.threads = int(self._compiled[0].get_property("INFERENCE_NUM_THREADS"))
@@ -128,13 +133,7 @@ class Chain:
 
     def precisions(self) -> list[set[tuple[str, str]]]:
         """Return for every part which kinds of layers run in which precision, once it has run."""
-        return [
-            {
-                (str(info["layerType"].astype(str)), str(info["runtimePrecision"].astype(str)))
-                for info in (op.get_rt_info() for op in compiled.get_runtime_model().get_ops())
-            }
-            for compiled in self._compiled
-        ]
+        return [set(_layers(compiled)) for compiled in self._compiled]
 
     @property
     def closed(self) -> bool:
@@ -242,6 +241,34 @@ def _properties(precision: str, settings: Settings) -> dict[str, Any]:
 def _realised(compiled: Any) -> str:
     name = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     return REALISED.get(name, str(name))
+
+
+def _check_integers(model: Any, compiled: Any) -> None:
+    """Refuse a model whose quantized layers OpenVINO computes in floats after all."""
+    wanted = sum(
+        op.get_type_name() == "Constant"
+        and op.get_element_type().get_type_name() == "i8"
+        and len(op.get_shape()) == _MATRIX
+        for op in model.get_ops()
+    )
+    found = sum(
+        kind in _PRODUCTS and precision in ("u8", "i8") for kind, precision in _layers(compiled)
+    )
+    if found < wanted:
+        raise BackendError(
+            "OpenVINO does not run all quantized layers in integers",
+            got=f"{found} of {wanted}",
+            todo="use --precision fp32, or --backend onnxruntime",
+        )
+
+
+def _layers(compiled: Any) -> list[tuple[str, str]]:
+    """Return kind and precision of every layer that OpenVINO made."""
+    found = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
+    return [
+        (str(info["layerType"].astype(str)), str(info["runtimePrecision"].astype(str)))
+        for info in found
+    ]
 
 
 def _size(compiled: Any) -> int:

@@ -6,16 +6,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from autosam_deploy.benchmarks.harness.record import Role, Row
 from autosam_deploy.benchmarks.harness.runners import ENGINE_LOADER
 from autosam_deploy.benchmarks.machine import gpu_query
 from autosam_deploy.benchmarks.peers.table import ALL_PEERS
+from autosam_deploy.bundle.manifest import Precision
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import UsageError
 from autosam_deploy.runtime.table import BACKENDS
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from autosam_deploy.benchmarks.harness.worker import describe
 _SIDES = {"cpu": 1536, "cuda": 8192}
 _COPY_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}
 _LEAST_RUNS = 3
+#: What every ONNX Runtime since 1.14 reads.
+_IR_VERSION = 8
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
@@ -43,19 +45,27 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         if device != "cpu":
             raise
         skipped = {dtype: f"needs torch ({error})" for dtype in job["dtypes"] if dtype != "fp32"}
-        rates["fp32"] = {"gflops": _numpy_rate(seconds), "by": f"numpy {np.__version__}"}
+        numpy = (_numpy_rate(seconds), f"numpy {np.__version__}")
+        rates["fp32"] = _faster(numpy, _onnxruntime_rate(seconds, job["threads"]))
         return {"rates": rates, "gb_per_s": _numpy_copy(seconds), "skipped": skipped}
     torch.set_num_threads(job["threads"])
     for dtype in job["dtypes"]:
         try:
-            rates[dtype] = {
-                "gflops": _torch_rate(device, dtype, seconds),
-                "by": f"torch {torch.__version__}",
-            }
+            found = [(_torch_rate(device, dtype, seconds), f"torch {torch.__version__}")]
+            if (device, dtype) == ("cpu", "fp32"):
+                # PyTorch's library leaves half of AVX-512 unused on processors of another maker.
+                found.append(_onnxruntime_rate(seconds, job["threads"]))
+            rates[dtype] = _faster(*found)
         except RuntimeError as error:
             skipped[dtype] = str(error).splitlines()[0]
     copied = _numpy_copy(seconds) if device == "cpu" else _torch_copy(device, seconds)
     return {"rates": rates, "gb_per_s": copied, "skipped": skipped}
+
+
+def _faster(*found: tuple[float, str]) -> dict[str, Any]:
+    """Return the highest rate: what one library does not reach, the machine still may."""
+    rate, by = max(found)
+    return {"gflops": rate, "by": by}
 
 
 def _best(run: Callable[[], object], seconds: float) -> float:
@@ -80,6 +90,33 @@ def _numpy_rate(seconds: float) -> float:
     a = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
     out = np.empty_like(a)
     return 2 * side**3 / _best(lambda: np.matmul(a, a, out=out), seconds) / 1e9
+
+
+def _onnxruntime_rate(seconds: float, threads: int) -> tuple[float, str]:
+    """Return the rate of ONNX Runtime's own product; 0 where there is no onnx to write one."""
+    import onnxruntime
+
+    by = f"onnxruntime {onnxruntime.__version__}"
+    try:
+        from onnx import TensorProto, helper
+    except ImportError:
+        return 0.0, by
+    side = _SIDES["cpu"]
+    a = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [side, side]) for n in ("x", "y")]
+    # A constant factor is packed once, as a model's weights are.
+    constant = helper.make_tensor("w", TensorProto.FLOAT, [side, side], a.tobytes(), raw=True)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "product", ends[:1], ends[1:], [constant])
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=_IR_VERSION
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return 2 * side**3 / _best(lambda: session.run(None, {"x": a}), seconds) / 1e9, by
 
 
 def _numpy_copy(seconds: float) -> float:

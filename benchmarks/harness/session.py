@@ -229,7 +229,7 @@ class Session:
     def _judge(self, live: Live, folder: Path) -> None:
         """Run the inputs of parity in the row's process and judge the outputs here."""
         judged = live.plan.role == "bundle"
-        sets = sets_for(self.standards, judged=judged)
+        sets = sets_for(self.standards, judged=judged, precision=live.row.precision)
         target = folder / "outputs.npz"
         live.child.ask(
             {

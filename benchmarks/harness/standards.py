@@ -11,6 +11,7 @@ import numpy as np
 from autosam_deploy.benchmarks.harness.child import Child, ChildError
 from autosam_deploy.benchmarks.harness.inputs import (
     GOLDEN,
+    NOISE,
     TIMED,
     InputSet,
     golden_set,
@@ -147,6 +148,10 @@ class Standards:
         """Measure plain PyTorch in a precision, once, where there are weights to do it with."""
         if self._truth == _STORED or precision in self._references:
             return
+        if precision == "int8":
+            # PyTorch has no like of it: the record of the bundle is the only reference.
+            self._references[precision] = {}
+            return
         try:
             self._references[precision] = self._compute(precision)
         except ChildError as error:
@@ -201,16 +206,17 @@ def golden_problems(golden: tuple[GoldenArrays, ...]) -> list[str]:
     return found
 
 
-def sets_for(standards: Standards, *, judged: bool) -> list[InputSet]:
+def sets_for(standards: Standards, *, judged: bool, precision: str | None = None) -> list[InputSet]:
     """Return the sets that a row runs.
 
     Peers take the slices that they are timed on, and no other: a compiled one would compile again
-    for every other shape.
+    for every other shape. An int8 graph has the ranges of images, which noise is not.
     """
     timed = [one for one in standards.sets if one.name == TIMED]
-    if judged:
-        return [one for one in standards.sets if one.name != TIMED]
-    return timed or standards.sets[:1]
+    if not judged:
+        return timed or standards.sets[:1]
+    left_out = {TIMED, NOISE} if precision == "int8" else {TIMED}
+    return [one for one in standards.sets if one.name not in left_out]
 
 
 def file_lists(standards: Standards, sets: list[InputSet]) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from rich.console import Console
 
+from autosam_deploy.bundle.manifest import Precision
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
 from autosam_deploy.errors import ParityError
 from autosam_deploy.extras import require
@@ -43,7 +44,7 @@ Examples:
 @click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda | cuda:N")
 @click.option(
     "--precision",
-    type=click.Choice(("auto", "fp32", "fp16", "bf16")),
+    type=click.Choice(("auto", *get_args(Precision))),
     default="auto",
     show_default=True,
 )

@@ -163,8 +163,8 @@ def test_graph_without_normalisation_is_refused_in_bf16(toy_bundle: ToyBundle) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "fp16"}, "no fp16 on CPUs, .*; got fp16; expected auto, fp32 or bf16"),
-        ({"precision": "int4"}, "unknown precision; got 'int4'; expected auto, fp32 or bf16"),
+        ({"precision": "fp16"}, "no fp16 on CPUs, .*; got fp16; expected auto, fp32, bf16 or int8"),
+        ({"precision": "int4"}, "unknown precision; got 'int4'; expected auto, fp32, bf16 or int8"),
         ({"provider": "cuda"}, "belong to backend 'onnxruntime'; got provider cuda"),
         ({"device": "cuda"}, "runs on CPUs; got device cuda; expected auto or cpu; use backend"),
         ({"device": "cuda:1"}, "runs on CPUs; got device cuda:1"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 from typing import Any
 
 import numpy as np
@@ -37,12 +38,33 @@ def test_numpy_stands_in_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         return true_import(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", no_torch)
+    monkeypatch.setattr(roofline, "_onnxruntime_rate", lambda seconds, threads: (0.0, "none"))
     found = measure(JOB)
     assert found["rates"]["fp32"]["by"] == f"numpy {np.__version__}"
     assert found["rates"]["fp32"]["gflops"] > 0
     assert found["skipped"] == {"bf16": "needs torch (No module named 'torch')"}
     with pytest.raises(ImportError, match="torch"):
         measure({**JOB, "device": "cuda:0"})
+
+
+@pytest.mark.parametrize(("torch", "onnxruntime", "by"), [(5.0, 9.0, "onnx"), (9.0, 5.0, "torch ")])
+def test_the_fastest_library_counts(
+    monkeypatch: pytest.MonkeyPatch, torch: float, onnxruntime: float, by: str
+) -> None:
+    monkeypatch.setattr(roofline, "_torch_rate", lambda device, dtype, seconds: torch)
+    monkeypatch.setattr(roofline, "_onnxruntime_rate", lambda seconds, n: (onnxruntime, "onnx"))
+    found = measure(JOB)["rates"]
+    assert (found["fp32"]["gflops"], found["bf16"]["gflops"]) == (9.0, torch)
+    assert found["fp32"]["by"].startswith(by)
+
+
+def test_onnxruntime_multiplies_and_needs_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "_best", lambda run, seconds: len(run()[0]) / 96e3)
+    rate, by = roofline._onnxruntime_rate(0.0, 1)
+    assert rate == pytest.approx(2 * 96**3 / 0.001 / 1e9)
+    assert by.startswith("onnxruntime ")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert roofline._onnxruntime_rate(0.0, 1)[0] == 0
 
 
 def test_a_dtype_that_the_device_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
