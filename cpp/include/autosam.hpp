@@ -124,7 +124,7 @@ class Token {
 struct Options {
   std::string backend = "auto";    // auto, onnxruntime, openvino, tensorrt
   std::string device = "auto";     // auto, cpu, cuda, cuda:N
-  std::string precision = "auto";  // auto, fp32, fp16, bf16
+  std::string precision = "auto";  // auto, fp32, fp16, bf16, int8
   std::string provider = "auto";   // ONNX Runtime's: auto, cpu, cuda, tensorrt, rtx
   std::string runtime_library;     // file or folder; empty searches
   std::string provider_library;    // of provider rtx, likewise

@@ -15,7 +15,7 @@ namespace autosam::core {
 // What the user asked for; "auto" leaves the choice to the backend.
 struct Request {
   std::string device = "auto";     // auto, cpu, cuda, cuda:N
-  std::string precision = "auto";  // auto, fp32, fp16, bf16
+  std::string precision = "auto";  // auto, fp32, fp16, bf16, int8
   std::string provider = "auto";   // ONNX Runtime's: auto, cpu, cuda, tensorrt, rtx
   std::string runtime_library;     // file or folder; "" searches
   std::string provider_library;    // of provider rtx, likewise

@@ -10,7 +10,7 @@ namespace autosam::core {
 namespace {
 
 constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
-const std::vector<std::string> kPrecisions{"fp32", "fp16", "bf16"};
+const std::vector<std::string> kPrecisions{"fp32", "fp16", "bf16", "int8"};
 
 bool digit(char letter) {
   return letter >= '0' && letter <= '9';

@@ -40,7 +40,7 @@ struct EngineInfo {
 // One executable form of the model.
 struct Artefact {
   std::string kind;       // onnx, weights, engine
-  std::string precision;  // fp32, fp16, bf16
+  std::string precision;  // fp32, fp16, bf16, int8
   FileRef file;
   std::optional<FileRef> external_data;
   std::optional<EngineInfo> engine;

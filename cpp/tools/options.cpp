@@ -17,7 +17,7 @@ a header, slice after slice, row after row. Slices: (B, H, W) or (B, 1, H, W). L
   --batch N         slices per run; 0 sizes it by the model (default), -1 means all
   --backend B       auto (default), onnxruntime, openvino, tensorrt
   --device D        auto (default), cpu, cuda, cuda:N
-  --precision P     auto (default), fp32, fp16, bf16
+  --precision P     auto (default), fp32, fp16, bf16, int8
   --provider P      of ONNX Runtime: auto (default), cpu, cuda, tensorrt, rtx
   --threads N       of the CPU; 0 means every usable core (default)
   --runtime PATH    the backend's library, or the folder that holds it

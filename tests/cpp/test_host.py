@@ -116,6 +116,29 @@ def test_openvino_gives_the_bytes_that_it_gives_in_python(
     assert "no bf16 here" in refused.stderr
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_int8_gives_the_bytes_that_it_gives_in_python(
+    host: Host, int8_bundle: Path, backend: str
+) -> None:
+    if backend == "openvino":
+        package = util.find_spec("openvino")
+        if package is None or package.origin is None:
+            pytest.skip("OpenVINO is not installed")
+        host.runtime = Path(package.origin).parent / "libs"
+    options = ("--backend", backend, "--precision", "int8")
+    with Engine.open(
+        int8_bundle, backend=backend, device="cpu", precision="int8", threads=1
+    ) as engine:
+        slices = slices_of((2, 40, 48), "int16", 3)
+        labels, logits = host.label(int8_bundle, slices, "--batch", "-1", *options)
+        assert labels.tobytes() == engine.labels(slices).tobytes()
+        assert logits.tobytes() == engine.logits(slices).tobytes()
+    assert host.run(int8_bundle, "--selftest", *options).returncode == 0
+    known = host.run(int8_bundle, "--info", "--device", "cpu", "--backend", backend)
+    assert "fp32" in known.stdout
+    assert "int8" not in known.stdout
+
+
 def test_automatic_batches_are_those_of_python(
     host: Host, exported: Callable[[HeadKind], Path]
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from rich.progress import Progress
 
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import BackendError, DeviceUnavailableError
@@ -21,28 +19,14 @@ from autosam_deploy.runtime.engine import Engine
 from autosam_deploy.runtime.ov import OvBackend
 from autosam_deploy.spec import HeadKind
 from autosam_deploy.volumes.phantom import make_phantom
-from autosam_deploy.volumes.write import write_volume
 
 pytest.importorskip("onnxruntime.quantization")
 BACKENDS = ["onnxruntime", "openvino"]
 
 
-@pytest.fixture(scope="module")
-def bundle(exported: Callable[[HeadKind], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with an int8 graph of random weights."""
-    from autosam_deploy.export.int8 import judge
-    from autosam_deploy.export.int8.add import add_int8
-    from autosam_deploy.export.int8.request import Int8Request
-
-    folder = tmp_path_factory.mktemp("int8")
-    path = Path(shutil.copytree(exported("linear"), folder / "a.autosam"))
-    for seed in (1, 2):
-        write_volume(folder / "images" / f"{seed}.nii.gz", make_phantom(seed, shape=(4, 40, 48))[0])
-    with pytest.MonkeyPatch.context() as patch, Progress(disable=True) as progress:
-        patch.setattr(judge, "MIN_AGREEMENT", 0.0)
-        patch.setattr(judge, "MAX_DICE_LOSS", 1.0)
-        add_int8(path, Int8Request(folder / "images", calibration=4, judged=2), progress=progress)
-    return path
+@pytest.fixture
+def bundle(int8_bundle: Path) -> Path:
+    return int8_bundle
 
 
 def opened(path: Path, backend: str, **options: Any) -> Engine:

@@ -101,7 +101,7 @@ OrtBackend::OrtBackend(const Bundle& bundle, const Request& request)
   info_.reason = choice.reason + "; " + artefact.reason;
   info_.runtime_version = ort_.version();
   info_.runtime_library = ort_.path();
-  if (choice.provider == "cpu" && info_.precision != "fp32") {
+  if (choice.provider == "cpu" && slow_on_cpu(info_.precision)) {
     request.log.warning(info_.artefact + " on a CPU is slower than fp32 and takes more memory");
   }
 }

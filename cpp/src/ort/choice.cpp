@@ -26,10 +26,10 @@ std::string available(int devices) {
 
 // The graph of one precision.
 const Artefact& asked_for(const Manifest& manifest, const std::string& precision) {
-  if (!contains({"fp32", "fp16", "bf16"}, precision)) {
+  if (!contains({"fp32", "fp16", "bf16", "int8"}, precision)) {
     throw Error(AUTOSAM_INVALID_ARGUMENT, Message("unknown precision")
                                               .got("'" + precision + "'")
-                                              .expected("auto, fp32, fp16 or bf16"));
+                                              .expected("auto, fp32, fp16, bf16 or int8"));
   }
   const Artefact* artefact = manifest.find("onnx", precision);
   if (artefact != nullptr) return *artefact;
@@ -37,13 +37,19 @@ const Artefact& asked_for(const Manifest& manifest, const std::string& precision
   for (const Artefact& one : manifest.artefacts) {
     if (one.kind == "onnx") there.push_back(one.precision);
   }
-  throw Error(AUTOSAM_INVALID_ARGUMENT,
-              Message("the bundle has no " + precision + " graph")
-                  .got("graphs in " + (there.empty() ? "no precision" : listed(there)))
-                  .todo("export again with --precision fp32," + precision));
+  throw Error(
+      AUTOSAM_INVALID_ARGUMENT,
+      Message("the bundle has no " + precision + " graph")
+          .got("graphs in " + (there.empty() ? "no precision" : listed(there)))
+          .todo(precision == "int8" ? "add one: autosam-export int8 BUNDLE --calibration FOLDER"
+                                    : "export again with --precision fp32," + precision));
 }
 
 }  // namespace
+
+bool slow_on_cpu(const std::string& precision) {
+  return contains({"fp16", "bf16"}, precision);
+}
 
 std::string provider_name(const std::string& provider) {
   if (provider == "cpu") return "CPUExecutionProvider";
@@ -97,9 +103,14 @@ ProviderChoice choose_provider(const Request& request, const std::vector<std::st
 ArtefactChoice choose_artefact(const Manifest& manifest, const std::string& precision,
                                bool on_cpu) {
   if (precision != "auto") {
-    const bool slow = on_cpu && precision != "fp32";
-    return {&asked_for(manifest, precision),
-            precision + " was asked for" + (slow ? ", slower than fp32 on a CPU" : "")};
+    const Artefact& artefact = asked_for(manifest, precision);
+    if (precision == "int8" && !on_cpu) {
+      throw Error(AUTOSAM_UNSUPPORTED, Message("int8 graphs are for CPUs")
+                                           .got("a GPU provider")
+                                           .todo("ask for device cpu, or precision fp16"));
+    }
+    return {&artefact, precision + " was asked for" +
+                           (on_cpu && slow_on_cpu(precision) ? ", slower than fp32 on a CPU" : "")};
   }
   // Low-precision graphs on the CPU provider run through casts: slower, and more memory.
   const std::array<std::string, 3> order = on_cpu

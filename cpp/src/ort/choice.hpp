@@ -27,6 +27,8 @@ struct ArtefactChoice {
 };
 
 // Throws Error(INVALID_ARGUMENT, BAD_BUNDLE): the bundle has no such graph.
+// Whether ONNX Runtime's CPU provider runs graphs of a precision through casts.
+bool slow_on_cpu(const std::string& precision);
 ArtefactChoice choose_artefact(const Manifest& manifest, const std::string& precision, bool on_cpu);
 
 // ONNX Runtime's name of a provider. Throws Error(INVALID_ARGUMENT).

@@ -33,6 +33,7 @@ class OvBackend : public Backend {
   using Compiled = std::shared_ptr<OvCompiled>;
 
   [[nodiscard]] Compiled load() const;
+  void require_int8(const std::string& processor) const;
   [[nodiscard]] Compiled current() const;
   void forget(const Compiled& model) const;
   [[nodiscard]] std::string property(const OvCompiled& model, const char* key) const;
@@ -71,7 +72,7 @@ void check_request(const Request& request) {
                 Message("backend 'openvino' has no bf16 here: OpenVINO's C interface cannot cut a "
                         "graph so that normalisation and argmax stay in fp32")
                     .got("bf16")
-                    .expected("auto or fp32")
+                    .expected("auto, fp32 or int8")
                     .todo("use fp32, or the Python runtime"));
   }
   if (request.precision == "fp16") {
@@ -79,17 +80,22 @@ void check_request(const Request& request) {
     throw Error(AUTOSAM_UNSUPPORTED,
                 Message("backend 'openvino' has no fp16 on CPUs, where OpenVINO may run it as bf16")
                     .got("fp16")
-                    .expected("auto or fp32"));
+                    .expected("auto, fp32 or int8"));
   }
-  if (request.precision != "auto" && request.precision != "fp32") {
+  if (request.precision != "auto" && request.precision != "fp32" && request.precision != "int8") {
     throw Error(AUTOSAM_INVALID_ARGUMENT, Message("unknown precision")
                                               .got("'" + request.precision + "'")
-                                              .expected("auto, fp32, fp16 or bf16"));
+                                              .expected("auto, fp32, fp16, bf16 or int8"));
   }
 }
 
-const Artefact& graph_of(const Bundle& bundle) {
-  const Artefact* artefact = bundle.manifest.find("onnx", "fp32");
+const Artefact& graph_of(const Bundle& bundle, const std::string& precision) {
+  const Artefact* artefact = bundle.manifest.find("onnx", precision);
+  if (artefact == nullptr && precision == "int8") {
+    throw Error(AUTOSAM_INVALID_ARGUMENT,
+                Message("the bundle has no int8 graph")
+                    .todo("add one: autosam-export int8 BUNDLE --calibration FOLDER"));
+  }
   if (artefact == nullptr) {
     throw Error(AUTOSAM_INVALID_ARGUMENT,
                 Message("the bundle has no fp32 graph, which OpenVINO reads")
@@ -112,12 +118,14 @@ OvBackend::OvBackend(const Bundle& bundle, const Request& request)
       openvino_.call().core_property(openvino_.core(), "CPU", "FULL_DEVICE_NAME", &name),
       "this OpenVINO has no CPU plugin", AUTOSAM_DEVICE_UNAVAILABLE);
   const std::string processor = openvino_.take(name);
-  const Artefact& artefact = graph_of(bundle);
+  const std::string precision = request.precision == "int8" ? "int8" : "fp32";
+  if (precision == "int8") require_int8(processor);
+  const Artefact& artefact = graph_of(bundle, precision);
   path_ = std::filesystem::absolute(bundle.file(artefact.file)).string();
   const int threads = request.threads > 0 ? request.threads : usable_cores();
   info_.backend = "openvino";
   info_.device = "cpu";
-  info_.precision = "fp32";
+  info_.precision = precision;
   info_.artefact = artefact.file.path;
   info_.threads = threads;
   model_ = load();
@@ -125,13 +133,29 @@ OvBackend::OvBackend(const Bundle& bundle, const Request& request)
   info_.provider = property(*model_, "EXECUTION_DEVICES");
   info_.threads = std::atoi(property(*model_, "INFERENCE_NUM_THREADS").c_str());
   info_.reason =
-      "backend 'openvino' runs on the CPU (" + processor + "); fp32 " +
-      (request.precision == "auto" ? "is the precision of the parity record" : "was asked for");
+      "backend 'openvino' runs on the CPU (" + processor + "); " + precision + " " +
+      (request.precision == "auto" ? "is the precision of the parity record" : "was asked for") +
+      (precision == "int8" ? ", in the encoder's linear layers; the rest is in fp32" : "");
   info_.runtime_version = openvino_.version();
   info_.runtime_library = openvino_.path();
   if (info_.threads != threads) {
     request.log.warning(std::to_string(threads) + " threads were asked for, OpenVINO takes " +
                         std::to_string(info_.threads));
+  }
+}
+
+// Without integer arithmetic OpenVINO would compute the same graph in floats, and say nothing.
+void OvBackend::require_int8(const std::string& processor) const {
+  char* value = nullptr;
+  openvino_.check(
+      openvino_.call().core_property(openvino_.core(), "CPU", "OPTIMIZATION_CAPABILITIES", &value),
+      "OpenVINO does not say what this CPU computes in");
+  const std::string capabilities = openvino_.take(value);
+  if (capabilities.find("INT8") == std::string::npos) {
+    throw Error(AUTOSAM_DEVICE_UNAVAILABLE, Message("this CPU has no int8 arithmetic")
+                                                .got(processor + " with " + capabilities)
+                                                .expected("AVX2 or newer")
+                                                .todo("use precision fp32"));
   }
 }
 

@@ -1,4 +1,4 @@
-// Backend `openvino`: the bundle's float32 graph on CPUs, in float32.
+// Backend `openvino`: the bundle's float32 or int8 graph on CPUs, all that is not int8 in float32.
 #pragma once
 
 #include <memory>

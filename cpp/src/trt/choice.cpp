@@ -93,9 +93,10 @@ EngineChoice choose_engine(const Bundle& bundle, const std::string& precision,
                            const EngineHost& here) {
   const bool automatic = precision == "auto";
   if (!automatic && std::find(kOrder.begin(), kOrder.end(), precision) == kOrder.end()) {
-    throw Error(AUTOSAM_INVALID_ARGUMENT, Message("unknown precision")
-                                              .got("'" + precision + "'")
-                                              .expected("auto, fp32, fp16 or bf16"));
+    throw Error(AUTOSAM_INVALID_ARGUMENT,
+                Message("unknown precision")
+                    .got("'" + precision + "'")
+                    .expected("auto, fp32, fp16 or bf16; int8 is for CPUs"));
   }
   std::vector<Error> refused;
   for (const std::string& word : automatic ? kOrder : std::vector<std::string>{precision}) {

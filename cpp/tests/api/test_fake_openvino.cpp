@@ -27,9 +27,11 @@ autosam_options fake(const char* library = AUTOSAM_FAKE_OPENVINO) {
   return options;
 }
 
-autosam_status open(const char* word, const char* library = AUTOSAM_FAKE_OPENVINO) {
+autosam_status open(const char* word, const char* library = AUTOSAM_FAKE_OPENVINO,
+                    const char* precision = "auto") {
   const Wrong wrong(word);
-  const autosam_options options = fake(library);
+  autosam_options options = fake(library);
+  options.precision = precision;
   autosam_session* session = nullptr;
   const autosam_status status = autosam_session_create(threshold().c_str(), &options, &session);
   autosam_session_destroy(session);
@@ -80,6 +82,8 @@ TEST_CASE("models and devices that are not as they should be") {
               "cannot read 'model.fp32.onnx'; got not today");
   CHECK_FAILS(open("bf16"), AUTOSAM_RUNTIME_ERROR,
               "did not take the precision; got bf16; expected f32");
+  CHECK_FAILS(open("", AUTOSAM_FAKE_OPENVINO, "int8"), AUTOSAM_DEVICE_UNAVAILABLE,
+              "no int8 arithmetic; got Fake CPU with FP32 BIN; expected AVX2 or newer");
   CHECK_FAILS(open("classes"), AUTOSAM_RUNTIME_ERROR,
               "contradicts the manifest; got uint8 labels .*, float32 logits .*, 2, .*; expected");
   CHECK_FAILS(open("mixed"), AUTOSAM_RUNTIME_ERROR, "logits .* of another type; expected");

@@ -173,7 +173,7 @@ TEST_CASE("words that are unknown or contradict each other") {
   options.device = "gpu";
   CHECK_FAILS(open(threshold(), options), AUTOSAM_INVALID_ARGUMENT, "unknown device; got 'gpu'");
   options = cpu_options();
-  options.precision = "int8";
+  options.precision = "int4";
   CHECK_FAILS(open(threshold(), options), AUTOSAM_INVALID_ARGUMENT, "unknown precision");
   options.precision = "bf16";
   CHECK_FAILS(open(threshold(), options), AUTOSAM_INVALID_ARGUMENT, "has no bf16 graph");

@@ -78,10 +78,13 @@ TEST_CASE("self-test and warming up") {
 
 TEST_CASE("what it cannot do is refused") {
   CHECK_FAILS(open(openvino("bf16")), AUTOSAM_UNSUPPORTED,
-              "no bf16 here: OpenVINO's C interface cannot cut a graph.*; got bf16; expected auto "
-              "or fp32; use fp32, or the Python runtime");
+              "no bf16 here: OpenVINO's C interface cannot cut a graph.*; got bf16; expected auto, "
+              "fp32 or int8; use fp32, or the Python runtime");
   CHECK_FAILS(open(openvino("fp16")), AUTOSAM_UNSUPPORTED, "no fp16 on CPUs.*may run it as bf16");
-  CHECK_FAILS(open(openvino("int8")), AUTOSAM_INVALID_ARGUMENT, "unknown precision; got 'int8'");
+  CHECK_FAILS(open(openvino("int8")), AUTOSAM_INVALID_ARGUMENT,
+              "the bundle has no int8 graph; add one");
+  CHECK_FAILS(open(openvino("int4")), AUTOSAM_INVALID_ARGUMENT,
+              "unknown precision; got 'int4'; expected auto, fp32, fp16, bf16 or int8");
   autosam_options options = openvino();
   options.device = "cuda:1";
   CHECK_FAILS(open(options), AUTOSAM_DEVICE_UNAVAILABLE, "runs on CPUs; got device cuda:1");

@@ -116,7 +116,7 @@ DECLARE(int, ov_core_get_property, const void* core, const char* device, const c
   (void)core;
   if (wrong("no-cpu") || strcmp(device, "CPU") != 0)
     return fail("Exception from a.cpp:1:\nno CPU\n");
-  *out = copy(strcmp(key, "FULL_DEVICE_NAME") == 0 ? "Fake CPU" : "");
+  *out = copy(strcmp(key, "FULL_DEVICE_NAME") == 0 ? "Fake CPU" : "FP32 BIN");
   return 0;
 }
 DECLARE(int, ov_core_read_model, const void* core, const char* path, const char* weights,

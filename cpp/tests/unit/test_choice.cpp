@@ -82,14 +82,30 @@ TEST_CASE("graphs") {
         "fp16 was asked for, slower than fp32 on a CPU");
   check_fails([&] { choose_artefact(manifest, "bf16", true); }, AUTOSAM_INVALID_ARGUMENT,
               "no bf16 graph; got graphs in fp32, fp16; export again");
+  check_fails([&] { choose_artefact(manifest, "int4", true); }, AUTOSAM_INVALID_ARGUMENT,
+              "unknown precision; got 'int4'; expected auto, fp32, fp16, bf16 or int8");
   check_fails([&] { choose_artefact(manifest, "int8", true); }, AUTOSAM_INVALID_ARGUMENT,
-              "unknown precision");
+              "no int8 graph; got graphs in fp32, fp16; add one: autosam-export int8");
   manifest.artefacts.erase(manifest.artefacts.begin() + 1);
   CHECK(choose_artefact(manifest, "auto", true).reason ==
         "fp16, since the bundle has no fp32 graph");
   manifest.artefacts.pop_back();
   check_fails([&] { choose_artefact(manifest, "auto", true); }, AUTOSAM_BAD_BUNDLE,
               "has no ONNX graph");
+}
+
+TEST_CASE("int8 graphs are for CPUs, and for those who ask") {
+  Manifest manifest = Bundle::open(autosam_test::threshold(), false).manifest;
+  for (auto& artefact : manifest.artefacts) {
+    if (artefact.kind == "onnx" && artefact.precision == "fp16") artefact.precision = "int8";
+  }
+  REQUIRE(manifest.find("onnx", "int8") != nullptr);
+  CHECK(choose_artefact(manifest, "auto", true).artefact->precision == "fp32");
+  CHECK(choose_artefact(manifest, "auto", false).artefact->precision == "fp32");
+  CHECK(choose_artefact(manifest, "int8", true).artefact->precision == "int8");
+  CHECK(choose_artefact(manifest, "int8", true).reason == "int8 was asked for");
+  check_fails([&] { choose_artefact(manifest, "int8", false); }, AUTOSAM_UNSUPPORTED,
+              "int8 graphs are for CPUs; got a GPU provider; ask for device cpu");
 }
 
 TEST_CASE("usable cores: hardware threads of one core count once, quotas limit") {
