@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from autosam_deploy.benchmarks.bundles import main as bundles
 from autosam_deploy.benchmarks.command import run
 from autosam_deploy.benchmarks.efficiency.command import label_efficiency
 from autosam_deploy.benchmarks.report.command import report
@@ -33,5 +34,5 @@ def main() -> None:
     """Measure what the project promises: agreement, time and memory of bundles, and training."""
 
 
-for _command in (run, report, label_efficiency, training_cost):
+for _command in (run, bundles, report, label_efficiency, training_cost):
     main.add_command(_command)

@@ -12,13 +12,20 @@ import click
 from rich.console import Console
 
 from autosam_deploy.benchmarks.harness.baseline import MARGIN
-from autosam_deploy.benchmarks.harness.plan import PRECISIONS, Options, check_backends, find_bundles
+from autosam_deploy.benchmarks.harness.plan import (
+    PRECISIONS,
+    Options,
+    check_backends,
+    check_options,
+    find_bundles,
+)
 from autosam_deploy.benchmarks.peers.table import ALL_PEERS, PEERS
 from autosam_deploy.benchmarks.report.write import Forms
-from autosam_deploy.cli.shell import AutosamCommand
+from autosam_deploy.cli.shell import AutosamCommand, backend_option
 from autosam_deploy.cores import usable_cores
 from autosam_deploy.errors import UsageError
 from autosam_deploy.extras import require
+from autosam_deploy.runtime.options import parse_pairs
 
 _PATH = click.Path(path_type=Path)
 _EXAMPLES = """
@@ -55,6 +62,7 @@ Exit codes:
 @click.option("--batch", default="1", show_default=True, help="Batch sizes by comma.")
 @click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda | cuda:N")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads a row [all cores].")
+@backend_option(" Each backend that has it takes it.")
 @click.option("--volumes", type=_PATH, help="Volumes to compare and to be timed on.")
 @click.option("--labels", type=_PATH, help="Labels that people drew for them, by equal names.")
 @click.option("--peers", is_flag=True, help="Measure all peers in the same run.")
@@ -172,6 +180,8 @@ def parse_options(options: dict[str, Any]) -> Options:
     """
     backends = _names(options["backend"], "--backend")
     check_backends(backends)
+    backend_options = parse_pairs(options["backend_options"])
+    check_options(backends, backend_options)
     precisions = _names(options["precision"], "--precision")
     for name in precisions:
         if name not in ("auto", "all", *PRECISIONS):
@@ -194,6 +204,7 @@ def parse_options(options: dict[str, Any]) -> Options:
             require(module, extra="bench", feature="measuring peers")
     return Options(
         backends=backends,
+        backend_options=backend_options,
         precisions=precisions,
         batches=_numbers(options["batch"], "--batch"),
         device=options["device"],

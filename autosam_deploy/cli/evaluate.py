@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from autosam_deploy.bundle.manifest import Precision
-from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
+from autosam_deploy.cli.shell import AutosamCommand, backend_option, common_options, echo_json
 from autosam_deploy.errors import UsageError
 from autosam_deploy.spec import ClassSpec, default_classes
 
@@ -73,6 +73,7 @@ _ASIDE: dict[str, Any] = {"style": "dim", "highlight": False, "markup": False, "
     show_default=True,
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
+@backend_option()
 @click.option("-v", "--verbose", is_flag=True, help="Show one row a case too.")
 @common_options
 @click.pass_context
@@ -150,10 +151,11 @@ def _check_options(ctx: click.Context, options: dict[str, Any]) -> None:
             expected="label files, or images for the bundle to label",
             todo="name the folder of images with --images",
         )
-    for name in (*_ENGINE, "batch"):
+    for name in (*_ENGINE, "batch", "backend_options"):
         if ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None):
+            shown = "option" if name == "backend_options" else name
             raise UsageError(
-                f"--{name} is for a bundle", todo="drop it, or give a bundle and --images"
+                f"--{shown} is for a bundle", todo="drop it, or give a bundle and --images"
             )
 
 
@@ -202,9 +204,11 @@ def _label_and_evaluate(
     """Label the images with the bundle, one volume at a time, and score the labels."""
     from autosam_deploy.cli.evaluation import Labeller, evaluate
     from autosam_deploy.runtime.engine import Engine
+    from autosam_deploy.runtime.options import parse_pairs
 
     path = options["predictions"]
-    with Engine.open(path, **{name: options[name] for name in _ENGINE}) as engine:
+    chosen = {name: options[name] for name in _ENGINE}
+    with Engine.open(path, **chosen, options=parse_pairs(options["backend_options"])) as engine:
         own = engine.manifest.model.classes
         if classes is not None and len(classes) != len(own):
             raise UsageError(

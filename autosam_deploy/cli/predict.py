@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from autosam_deploy.bundle.manifest import Precision
-from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
+from autosam_deploy.cli.shell import AutosamCommand, backend_option, common_options, echo_json
 from autosam_deploy.errors import UsageError
 
 _EXAMPLES = """
@@ -80,15 +80,7 @@ Examples:
     help="Execution provider of ONNX Runtime.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
-@click.option(
-    "--option",
-    "backend_options",
-    metavar="NAME=VALUE",
-    multiple=True,
-    is_eager=True,
-    callback=lambda ctx, param, texts: _answered(ctx, texts),
-    help="An option of the backend; `--option help` lists them. May be given several times.",
-)
+@backend_option()
 @click.option(
     "--skip-flat",
     is_flag=True,
@@ -174,28 +166,6 @@ def find_bundle(runs: Path) -> Path:
             todo="name one",
         )
     return found[0]
-
-
-def _answered(ctx: click.Context, texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the texts, unless they ask for help, which needs no bundle and no volume."""
-    if "help" not in texts:
-        return texts
-    from autosam_deploy.runtime.table import backend_options
-
-    formatter = ctx.make_formatter()
-    formatter.write_text("Options of backends, as --option NAME=VALUE")
-    for backend, options in backend_options().items():
-        rows = [
-            (f"{one.name}=", f"{one.text}  [{one.expected}; default: {one.default}]")
-            for one in options
-        ]
-        with formatter.section(backend):
-            if rows:
-                formatter.write_dl(rows)
-            else:
-                formatter.write_text("none")
-    click.echo(formatter.getvalue(), nl=False)
-    return ctx.exit(0)
 
 
 def _batch(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""What every command line shares: one-line errors, exit codes, `--debug`, `--quiet`, `--json`."""
+"""What command lines share: one-line errors, exit codes, `--debug`, `--json`, `--option`."""
 
 from __future__ import annotations
 
@@ -77,3 +77,43 @@ def common_options(function: _F) -> _F:
 def echo_json(value: Any) -> None:
     """Print `value` as indented JSON on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def backend_option(more: str = "") -> Callable[[_F], _F]:
+    """Return the option `--option NAME=VALUE`, texts under the name `backend_options`.
+
+    Args:
+        more: what the help says beside that.
+    """
+    return click.option(
+        "--option",
+        "backend_options",
+        metavar="NAME=VALUE",
+        multiple=True,
+        is_eager=True,
+        callback=lambda ctx, param, texts: _answered(ctx, texts),
+        help="An option of the backend; `--option help` lists them. May be given several times."
+        + more,
+    )
+
+
+def _answered(ctx: click.Context, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the texts, unless they ask for help, which needs no bundle and no volume."""
+    if "help" not in texts:
+        return texts
+    from autosam_deploy.runtime.table import backend_options
+
+    formatter = ctx.make_formatter()
+    formatter.write_text("Options of backends, as --option NAME=VALUE")
+    for backend, options in backend_options().items():
+        rows = [
+            (f"{one.name}=", f"{one.text}  [{one.expected}; default: {one.default}]")
+            for one in options
+        ]
+        with formatter.section(backend):
+            if rows:
+                formatter.write_dl(rows)
+            else:
+                formatter.write_text("none")
+    click.echo(formatter.getvalue(), nl=False)
+    return ctx.exit(0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 
 from autosam_deploy.errors import BackendUnavailableError
 from autosam_deploy.runtime.backend import Backend
-from autosam_deploy.runtime.options import Option, describe
+from autosam_deploy.runtime.options import Option, describe, make_options
 
 #: Name -> (module, class); modules are imported when the backend is asked for.
 BACKENDS: dict[str, tuple[str, str]] = {
@@ -32,6 +33,19 @@ def backend_class(name: str) -> type[Backend]:
         )
     module, attribute = BACKENDS[name]
     found: type[Backend] = getattr(import_module(module), attribute)
+    return found
+
+
+def options_for(name: str, texts: Mapping[str, str]) -> dict[str, str]:
+    """Return those of some options that a backend has.
+
+    Raises:
+        UsageError: one of them has a value that the backend does not take.
+    """
+    kind = backend_class(name).options_class
+    known = {one.name for one in describe(kind)}
+    found = {option: text for option, text in texts.items() if option in known}
+    make_options(kind, found, backend=name)
     return found
 
 

@@ -26,6 +26,9 @@ _TEXT = (232, 234, 237)
 _MUTED = (154, 160, 166)
 _FILL = 0.38  # opacity of a label's area; its outline is opaque
 
+#: uint8 holds so many.
+_LABELS = 256
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -73,7 +76,8 @@ def write_preview(
         grey, areas = _grey(stack[index], low, high), marks[index]
         tile = _tile(view.turn(grey), view.turn(areas), classes, size)
         tiles.append(_annotate(tile, f"{axis} = {index}", view))
-    counts = np.bincount(labels.ravel(), minlength=len(classes))
+    # Plane by plane: numpy counts in a copy of 8 bytes a voxel.
+    counts = sum(np.bincount(plane.ravel(), minlength=_LABELS) for plane in labels)
     legend = [
         _Entry(f"{_short(entry.name)}  {count * volume.voxel_ml:.4g} ml", entry.colour)
         for entry, count in zip(classes[1:], counts[1:], strict=False)

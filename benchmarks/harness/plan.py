@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +15,7 @@ from autosam_deploy.benchmarks.peers.table import ALL_PEERS
 from autosam_deploy.bundle.manifest import Precision
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import UsageError
-from autosam_deploy.runtime.table import BACKENDS
+from autosam_deploy.runtime.table import BACKENDS, options_for
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
@@ -29,7 +29,8 @@ class Options:
     time of warm-up. size: side of phantom slices in pixels. timeout_s: of one answer of a row.
     parity_slices: of a volume; None by the encoder. peers_always: at every batch size, not only the
     first. apart: no turns, one row after the other.
-    roofline_s: of every dtype; 0 leaves it out.
+    roofline_s: of every dtype; 0 leaves it out. backend_options: by words, for each backend that
+    has them.
     """
 
     backends: tuple[str, ...] = ("all",)
@@ -51,6 +52,7 @@ class Options:
     parity_slices: int | None = None
     apart: bool = False
     roofline_s: float = 0.6
+    backend_options: dict[str, str] = field(default_factory=dict)
     deadline: float | None = None
 
     @property
@@ -64,7 +66,8 @@ class RowPlan:
     """One row to be measured.
 
     label: of the bundle, unique in a run. asked: the backend by its name, and in this precision, so
-    that its absence is an error.
+    that its absence is an error. options: of the backend, by words; they are part of the key, so
+    that a baseline with others is none for this row.
     """
 
     key: str
@@ -78,6 +81,7 @@ class RowPlan:
     loader: str
     what: str = ""
     needs_plain: bool = False
+    options: dict[str, str] = field(default_factory=dict)
 
     def row(self) -> Row:
         """Return the row with nothing measured yet."""
@@ -90,6 +94,7 @@ class RowPlan:
             precision_asked=self.precision,
             batch=self.batch,
             asked=self.asked,
+            options=self.options,
         )
 
 
@@ -134,6 +139,23 @@ def check_backends(names: Sequence[str]) -> None:
             )
 
 
+def check_options(backends: Sequence[str], texts: Mapping[str, str]) -> None:
+    """Refuse options that none of the backends has, and values that one does not take.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    chosen = list(BACKENDS) if "all" in backends else list(backends)
+    known = {name for backend in chosen for name in options_for(backend, texts)}
+    if unknown := [name for name in texts if name not in known]:
+        raise UsageError(
+            "--option",
+            got=unknown[0],
+            expected=f"an option of {', '.join(chosen)}",
+            todo="--option help lists them",
+        )
+
+
 def plan_groups(bundles: Sequence[Bundle], options: Options) -> list[Group]:
     """Return all rows, grouped by bundle and batch.
 
@@ -160,10 +182,12 @@ def _bundle_rows(bundle: Bundle, label: str, batch: int, options: Options) -> li
     chosen = list(BACKENDS) if everything else list(dict.fromkeys(options.backends))
     rows = []
     for backend in chosen:
+        own = options_for(backend, options.backend_options)
+        with_them = "".join(f"/{name}={text}" for name, text in sorted(own.items()))
         for precision in _precisions(bundle, options):
             rows.append(
                 RowPlan(
-                    key=f"{label}/{backend}/{precision}/b{batch}",
+                    key=f"{label}/{backend}/{precision}/b{batch}{with_them}",
                     label=label,
                     bundle=bundle,
                     role="bundle",
@@ -173,6 +197,7 @@ def _bundle_rows(bundle: Bundle, label: str, batch: int, options: Options) -> li
                     asked=backend in options.backends and "all" not in options.precisions,
                     loader=ENGINE_LOADER,
                     what=f"the bundle on backend '{backend}'",
+                    options=own,
                 )
             )
     return rows

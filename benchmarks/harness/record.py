@@ -217,6 +217,7 @@ class Row(Strict):
     precision_asked: str
     batch: int
     asked: bool
+    options: dict[str, str] = Field(default_factory=dict)
     status: Status = "running"
     reason: str = ""
     device: str = ""

@@ -22,7 +22,10 @@ ENGINE_LOADER = "autosam_deploy.benchmarks.harness.runners:load_engine"
 
 @dataclass(frozen=True)
 class Loading:
-    """What a loader needs to know. `folder` is for its own files; `plain` a plain ONNX export."""
+    """What a loader needs to know.
+
+    folder: for its own files. plain: a plain ONNX export. options: of the backend, by words.
+    """
 
     bundle: Path
     backend: str
@@ -31,6 +34,7 @@ class Loading:
     threads: int | None = None
     folder: Path = Path()
     plain: Path | None = None
+    options: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -82,6 +86,7 @@ def load_engine(loading: Loading) -> Runner:
         precision=loading.precision,
         threads=loading.threads,
         verify=False,
+        options=loading.options,
     )
     names = tuple(engine.manifest.model.outputs)
 

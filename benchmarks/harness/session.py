@@ -157,6 +157,7 @@ class Session:
                 threads=self.options.threads,
                 folder=folder,
                 plain=self.plain() if plan.needs_plain else None,
+                options=plan.options,
             )
             job = {"loader": plan.loader, "loading": loading.as_dict(), "batches": files}
             child = Child(_WORKER, job, folder, threads=self.options.threads)

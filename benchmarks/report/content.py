@@ -155,7 +155,8 @@ def reasons_of(report: Report) -> list[str]:
 def _warnings(report: Report) -> Iterator[str]:
     yield from report.warnings
     for row in report.rows:
-        if texts := [*row.warnings, *row.notes]:
+        with_them = [f"with {name}={text}" for name, text in row.options.items()]
+        if texts := [*with_them, *row.warnings, *row.notes]:
             yield f"{row_name(row, report)}: {'; '.join(texts)}"
 
 

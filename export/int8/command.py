@@ -76,7 +76,8 @@ def int8_command(bundle: Path, **options: Any) -> None:
 
     It is added only if at least 99.5 % of all pixels keep the label that the float32 graph gives
     them and no class loses more than 0.005 of Dice, on volumes that set no ranges. Else the
-    numbers are shown, the bundle stays as it is, and the exit code is 2.
+    numbers are shown, the bundle stays as it is, and the exit code is 2. Bundles of random
+    weights, which are for latency work, are not held to that.
     """
     if not bundle.exists():
         raise UsageError(f"no bundle at '{bundle}'", todo="make one with autosam-export")
@@ -131,7 +132,7 @@ def run_int8(bundle: Path, request: Int8Request, *, quiet: bool, as_json: bool) 
         disable=not console.is_terminal,
     ) as progress:
         added = add_int8(bundle, request, progress=progress)
-    judged = added.judgement.quantized
+    judged, problems = added.judgement.quantized, added.judgement.problems
     found = {
         "bundle": str(bundle),
         "graph": added.artefact.file.path,
@@ -152,4 +153,8 @@ def run_int8(bundle: Path, request: Int8Request, *, quiet: bool, as_json: bool) 
             highlight=False,
             soft_wrap=True,
         )
+        if problems:
+            Console().print(
+                "  random weights: for latency work, gates do not count", style="yellow"
+            )
     return found

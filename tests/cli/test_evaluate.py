@@ -293,6 +293,7 @@ def test_class_names(folders: tuple[Path, Path], tmp_path: Path, form: str) -> N
         (("--plot", "scores.pdf"), "--plot; got 'scores.pdf'; expected a name that ends in .png"),
         (("--device", "cpu"), "--device is for a bundle; drop it, or give a bundle and --images"),
         (("--batch", "2"), "--batch is for a bundle"),
+        (("--option", "arena=off"), "--option is for a bundle"),
         (("--batch", "0"), "--batch; got '0'; expected 1 or more, or auto"),
         (("--csv", "x", "--out", "x"), "--csv and --out name one file"),
         (("--csv", "."), "'.' is a folder; expected a file for --csv"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,13 @@ def test_preview_chooses_labelled_slices() -> None:
     assert len(chosen) == MAX_TILES
     assert (chosen[0], chosen[-1]) == (10, 29)
     assert choose_slices(np.zeros((3, 4, 4), np.uint8)) == [0, 1, 2]
+
+
+def test_counting_labels_takes_no_copy_of_the_volume(tmp_path: Path, volume: Volume) -> None:
+    marks = np.ones((400, 200, 200), np.uint8)
+    image = replace(volume, array=np.zeros(marks.shape, np.uint8))
+    tracemalloc.start()
+    write_preview(tmp_path / "x.png", image, marks, classes=default_classes(3), axis="k")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * marks.nbytes

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from autosam_deploy.benchmarks.harness.plan import Options, find_bundles, plan_groups
+from autosam_deploy.benchmarks.harness.plan import (
+    Options,
+    check_options,
+    find_bundles,
+    plan_groups,
+)
 from autosam_deploy.benchmarks.harness.run import without_absent
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import UsageError
@@ -30,6 +35,37 @@ def test_a_peer_that_is_a_backend_already_is_no_second_row(tiny_bundle: Path) ->
     assert [row.backend for row in group.rows] == ["onnxruntime", "eager", "compile"]
     (group,) = plan_groups([bundle], replace(options, backends=("onnxruntime", "torch")))
     assert [row.backend for row in group.rows] == ["onnxruntime", "torch", "compile"]
+
+
+def test_options_go_to_backends_that_have_them(tiny_bundle: Path) -> None:
+    """They are part of a row's key: a baseline with others is none for it."""
+    bundle = Bundle.open(tiny_bundle, verify=False)
+    options = Options(
+        backends=("onnxruntime", "openvino"),
+        backend_options={"spinning": "off", "arena": "off", "mode": "throughput"},
+    )
+    (group,) = plan_groups([bundle], options)
+    assert [(row.key, row.options) for row in group.rows] == [
+        (
+            "autosam/onnxruntime/auto/b1/arena=off/spinning=off",
+            {"spinning": "off", "arena": "off"},
+        ),
+        ("autosam/openvino/auto/b1/mode=throughput", {"mode": "throughput"}),
+    ]
+    assert group.rows[1].row().options == {"mode": "throughput"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"speed": "9"}, "--option; got speed; expected an option of onnxruntime; --option help"),
+        ({"mode": "latency"}, "--option; got mode"),
+        ({"arena": "maybe"}, "option 'arena' of backend 'onnxruntime'; got maybe"),
+    ],
+)
+def test_options_that_no_backend_takes(texts: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_options(("onnxruntime",), texts)
 
 
 def test_half_precision_is_no_reference(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
