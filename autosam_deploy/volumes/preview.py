@@ -77,7 +77,9 @@ def write_preview(
         tile = _tile(view.turn(grey), view.turn(areas), classes, size)
         tiles.append(_annotate(tile, f"{axis} = {index}", view))
     # Plane by plane: numpy counts in a copy of 8 bytes a voxel.
-    counts = sum(np.bincount(plane.ravel(), minlength=_LABELS) for plane in labels)
+    counts = np.zeros(_LABELS, np.int64)
+    for plane in labels:
+        counts += np.bincount(plane.ravel(), minlength=_LABELS)
     legend = [
         _Entry(f"{_short(entry.name)}  {count * volume.voxel_ml:.4g} ml", entry.colour)
         for entry, count in zip(classes[1:], counts[1:], strict=False)
