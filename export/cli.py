@@ -57,7 +57,7 @@ Examples:
   autosam-export engine runs/autosam/model.autosam --engine rtx
   autosam-export verify runs/autosam/model.autosam
 """
-_LOWERINGS = ("explicit", "masked", "augmented")
+_LOWERINGS = ("auto", "explicit", "masked", "augmented")
 
 
 @click.group(
@@ -100,9 +100,10 @@ _LOWERINGS = ("explicit", "masked", "augmented")
 @click.option(
     "--lowering",
     type=click.Choice(_LOWERINGS),
-    default="explicit",
+    default="auto",
     show_default=True,
-    help="How attention is written in the fp32 graph.",
+    help="How attention is written in the fp32 graph. auto: masked, the fastest on CPUs (ONNX "
+    "Runtime 1.23 or newer); explicit below opset 23, or if an fp32 engine is built from it.",
 )
 @click.option("--opset", type=int, help="ONNX opset of the fp32 graph [20; 23 unless explicit].")
 @click.option(
@@ -191,21 +192,27 @@ def _export(options: dict[str, Any]) -> None:
     require("segment_anything", extra="export", feature="exporting a bundle")
     from autosam_deploy.export.engines.add import check_request
     from autosam_deploy.export.graph import check_opset
+    from autosam_deploy.export.lowering import float_lowering
     from autosam_deploy.export.pipeline import Plan, export_bundle
     from autosam_deploy.export.samples import collect_samples
     from autosam_deploy.export.steps import Steps
     from autosam_deploy.export.triton.repository import write_repository
 
-    if options["opset"] is not None:
-        check_opset(options["opset"], options["lowering"])
     request = None if options["engine"] is None else request_of(options)
+    lowering = float_lowering(
+        options["lowering"],
+        opset=options["opset"],
+        engine=request is not None and (precisions == ("fp32",) or request.precision == "fp32"),
+    )
+    if options["opset"] is not None:
+        check_opset(options["opset"], lowering)
     if request is not None:
         check_request(request)
     integers = read_request(options) if options["int8"] else None
     plan = Plan(
         precisions=precisions,
         ladder=ladder,
-        lowering=options["lowering"],
+        lowering=lowering,
         opset=options["opset"],
         slim=options["slim"],
         intended_use=options["intended_use"],

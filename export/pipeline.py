@@ -29,6 +29,7 @@ from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.bundle.writer import BundleWriter, create_bundle
 from autosam_deploy.errors import ParityError
 from autosam_deploy.export.graph import default_opset, export_onnx
+from autosam_deploy.export.lowering import FLOAT_LOWERING, LOW_PRECISION_LOWERING
 from autosam_deploy.export.samples import Samples
 from autosam_deploy.export.steps import Steps
 from autosam_deploy.export.truth import Truth, compute_truth, float32_reference, low_reference
@@ -53,9 +54,6 @@ from autosam_deploy.parity import (
 )
 from autosam_deploy.runtime.engine import Engine
 
-#: TensorRT and other GPU runtimes are what low precision is for; see fused/attention.py.
-LOW_PRECISION_LOWERING = "augmented"
-
 DEFAULT_USE = "Research use only. Not a medical device; outputs need review by a qualified reader."
 
 
@@ -69,7 +67,7 @@ class Plan:
 
     precisions: tuple[Literal["fp32"] | LowPrecision, ...] = ("fp32",)
     ladder: bool = False
-    lowering: str = "explicit"
+    lowering: str = FLOAT_LOWERING
     opset: int | None = None
     slim: bool = False
     intended_use: str | None = None

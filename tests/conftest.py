@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 
 # Models here are so small that a second thread costs more than it computes, and on a busy machine
 # threads that wait for each other cost a hundred times more. It must be said before torch loads.
@@ -108,6 +111,42 @@ def tiny_encoder() -> EncoderSpec:
 def model_spec() -> Callable[..., ModelSpec]:
     """Factory: model_spec("cnn", num_classes=3, image_size=(48, 64), preprocess=...)."""
     return tiny_model
+
+
+@functools.cache
+def _load_fake(name: str) -> Any:
+    path = Path(__file__).with_name("fakes") / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"tests_fakes_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def load_fake() -> Callable[[str], Any]:
+    """Factory: load_fake("tensorrt") -> a module of `fakes/`; test files are no package."""
+    return _load_fake
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A fake GPU with both families of TensorRT; misuse and leaks fail the test."""
+    from autosam_deploy.runtime.nvidia.cudart import Driver
+
+    cuda, library = _load_fake("cuda"), _load_fake("tensorrt")
+    device = cuda.Gpu()
+    parts = _load_fake("builder").builder_parts(device)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda.fake_cuda(device))
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, library.fake_tensorrt(device, name, **parts))
+    monkeypatch.setattr(
+        "autosam_deploy.runtime.nvidia.cudart.probe_driver", lambda: Driver(device.devices)
+    )
+    yield device
+    assert device.misuse == []
+    assert device.leaks() == []
 
 
 @pytest.fixture(scope="session")

@@ -222,9 +222,15 @@ def _create(ort: Any, path: Path, options: Any, providers: list[Any] | None) -> 
         return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:
         # ONNX Runtime's exceptions share no base class of their own.
-        raise BackendError(
-            f"ONNX Runtime cannot load '{path.name}'", got=str(error)[:300]
-        ) from error
+        what, said = f"ONNX Runtime cannot load '{path.name}'", str(error)
+        if "opset" in said.lower():
+            raise BackendError(
+                f"{what}: it has no operators of that opset",
+                got=f"ONNX Runtime {ort.__version__}",
+                expected="1.23 or newer for opset 23",
+                todo="upgrade it, or export again with --lowering explicit",
+            ) from error
+        raise BackendError(what, got=said[:300]) from error
 
 
 def _loader_message(ort: Any, provider: str) -> str | None:

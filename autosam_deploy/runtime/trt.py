@@ -80,7 +80,7 @@ class TrtBackend(Backend):
         super().__init__(bundle, request, options=options)
 
     def _open(self, request: Request) -> BackendInfo:
-        index = _device_index(request)
+        index = device_index(request)
         _check_options(self.options, request)
         cuda = open_device(index)
         choice = choose_engine(self.bundle, precision=request.precision, sm=cuda.device.sm)
@@ -147,7 +147,12 @@ class TrtBackend(Backend):
             self._stack.close()
 
 
-def _device_index(request: Request) -> int:
+def device_index(request: Request) -> int:
+    """Return the number of the device that a request names, 0 for "auto".
+
+    Raises:
+        DeviceUnavailableError: it names something that is no NVIDIA GPU.
+    """
     if request.device == "auto":
         return 0
     kind, index = parse_device(request.device)

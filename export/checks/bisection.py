@@ -20,8 +20,10 @@ from rich.console import Console
 from autosam_deploy.bundle.manifest import Artefact, Precision
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import BackendUnavailableError, BundleError, ExportError
-from autosam_deploy.export.checks.tap_reference import Distance, Expectation, expect, plan_of
-from autosam_deploy.export.checks.tapping import RUNNERS, TapRunner, tapped_graph
+from autosam_deploy.export.checks.taps.graph import tapped_graph
+from autosam_deploy.export.checks.taps.reference import Distance, Expectation, expect, plan_of
+from autosam_deploy.export.checks.taps.runner import TapRunner
+from autosam_deploy.export.checks.taps.table import RUNNERS
 from autosam_deploy.export.steps import Steps
 from autosam_deploy.fused.segmenter import FusedSegmenter, fuse
 from autosam_deploy.fused.taps import boundaries

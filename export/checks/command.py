@@ -52,7 +52,7 @@ Examples:
 @click.option(
     "--bisect",
     is_flag=True,
-    help="Compare every block with PyTorch and name the first that is off (ONNX Runtime only).",
+    help="Compare every block with PyTorch and name the first that is off (not on torch).",
 )
 @common_options
 def verify_command(bundle: Path, **options: Any) -> None:

@@ -30,6 +30,13 @@ from autosam_deploy.runtime.nvidia.families import (
 )
 from autosam_deploy.spec import ModelSpec, TensorSpec
 
+#: What may help where the builder gives up.
+_SMALLER = "try a smaller --batch or --size, or a larger --workspace"
+_FLOAT_ATTENTION = (
+    "TensorRT may have no fused attention in float32: export with --fp16, or with --lowering "
+    "explicit for an engine in fp32"
+)
+
 Lines = Sequence[tuple[str, str]]
 
 _ACTIVATIONS = re.compile(r"^Total Activation Memory: (\d+) bytes")
@@ -85,29 +92,22 @@ def build_engine(
     heads = heads_together(encoder, artefact.lowering)
     facts = inspect_network(network, heads=heads, tokens=tokens)
     check_network(facts, artefact, depth=encoder.depth)
-    config = configure(
+    start = time.perf_counter()
+    plan = _serialize(
         module,
         builder,
+        network,
+        logger=logger,
+        family=family,
         source=model.input_tensor,
+        capability=capability,
         profile=profile,
-        # RTX compiles for named GPUs without one; TensorRT for the device that is current.
-        capability=capability if family == "tensorrt_rtx" else None,
+        workspace_bytes=workspace_bytes,
+        progress=progress,
+        todo=_FLOAT_ATTENTION if facts.attentions and artefact.precision == "fp32" else _SMALLER,
     )
-    if workspace_bytes is not None:
-        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace_bytes)
-    config.progress_monitor = monitor = make_monitor(module, progress)
-    start = time.perf_counter()
-    with stopped_by_user(monitor):
-        serialized = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - start
-    if serialized is None:
-        raise ExportError(
-            f"{FAMILIES[family].title} built no engine for sm{capability}",
-            got=logger.errors(mark)[:400] or "no reason",
-            todo="try a smaller --batch or --size, or a larger --workspace",
-        )
     del parser
-    plan = bytes(serialized)
     lines = logger.since(mark)
     info = _record(
         module,
@@ -122,6 +122,92 @@ def build_engine(
     )
     log = "\n".join(f"{kind}: {text}" for kind, text in lines if kind in _KEPT)
     return BuiltEngine(plan, info, facts, log + "\n")
+
+
+def build_tapped(
+    module: Any,
+    *,
+    family: str,
+    graph: Path,
+    source: TensorSpec,
+    capability: int,
+    profile: dict[str, Triple],
+    workspace_bytes: int | None,
+) -> tuple[bytes, tuple[str, ...]]:
+    """Build an engine from a graph that was given more outputs (see `export.checks.taps`).
+
+    Args:
+        module: the family's library.
+        family: a key of `FAMILIES`.
+        graph: the ONNX file.
+        source: its input.
+        capability: compute capability; 89 is sm89.
+        profile: axis symbol -> (smallest, best, largest).
+        workspace_bytes: most scratch memory of a kernel; None leaves the library's own limit.
+
+    Returns:
+        The plan and the names of its outputs.
+
+    Raises:
+        ExportError: the graph cannot be read, or no engine came out.
+    """
+    logger = make_logger(module)
+    builder = module.Builder(logger)
+    network, parser = parse_graph(module, builder=builder, logger=logger, path=graph)
+    names = tuple(network.get_output(index).name for index in range(network.num_outputs))
+    plan = _serialize(
+        module,
+        builder,
+        network,
+        logger=logger,
+        family=family,
+        source=source,
+        capability=capability,
+        profile=profile,
+        workspace_bytes=workspace_bytes,
+        progress=Progress(disable=True),
+        todo=_SMALLER,
+    )
+    del parser
+    return plan, names
+
+
+def _serialize(
+    module: Any,
+    builder: Any,
+    network: Any,
+    *,
+    logger: Any,
+    family: str,
+    source: TensorSpec,
+    capability: int,
+    profile: dict[str, Triple],
+    workspace_bytes: int | None,
+    progress: Progress,
+    todo: str,
+) -> bytes:
+    """Run the builder; the network's parser must be alive."""
+    mark = logger.mark()
+    config = configure(
+        module,
+        builder,
+        source=source,
+        profile=profile,
+        # RTX compiles for named GPUs without one; TensorRT for the device that is current.
+        capability=capability if family == "tensorrt_rtx" else None,
+    )
+    if workspace_bytes is not None:
+        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace_bytes)
+    config.progress_monitor = monitor = make_monitor(module, progress)
+    with stopped_by_user(monitor):
+        serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        raise ExportError(
+            f"{FAMILIES[family].title} built no engine for sm{capability}",
+            got=logger.errors(mark)[:400] or "no reason",
+            todo=todo,
+        )
+    return bytes(serialized)
 
 
 def _record(

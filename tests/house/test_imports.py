@@ -60,7 +60,7 @@ TORCH_ROOMS = {"models", "fused", "kernels", "training"}
 TORCH_FILES = {
     "export/graph.py",
     "export/pipeline.py",
-    "export/checks/tap_reference.py",
+    "export/checks/taps/reference.py",
     "export/truth.py",
     # Plain torch code; the command line imports it where it is needed.
     "benchmarks/baselines/contrastive.py",

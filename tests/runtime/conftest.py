@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import importlib.util
-import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +13,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autosam_deploy.bundle.manifest import (
-    MANIFEST,
     Artefact,
-    EngineInfo,
     FileRef,
     GoldenCase,
     Manifest,
     Precision,
     Provenance,
 )
-from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.bundle.writer import BundleWriter, create_bundle
-from autosam_deploy.runtime.nvidia.cudart import Driver
 from autosam_deploy.spec import ModelSpec
 
 #: logits[k] = WEIGHT[k] * slice + BIAS[k]: class 0 below 0, class 1 up to 2, class 2 beyond.
@@ -156,105 +147,40 @@ def toy_bundle(tmp_path: Path, model_spec: Callable[..., ModelSpec]) -> Callable
     return build
 
 
-PROFILE = {"B": (1, 2, 4), "H": (4, 8, 64), "W": (4, 8, 64)}
-
-
-@functools.cache
-def beside(name: str) -> Any:
-    """Load a helper of this folder; test files are no package."""
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"runtime_tests_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def toy_outputs(slices: np.ndarray) -> dict[str, np.ndarray]:
     logits = toy_logits(slices)
     return {"logits": logits, "labels": logits.argmax(axis=1).astype(np.uint8)}
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A fake GPU with both libraries; misuse and leaks fail the test."""
-    device = beside("fake_cuda").Gpu()
-    device.function = toy_outputs
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", beside("fake_cuda").fake_cuda(device))
-    library = beside("fake_tensorrt")
-    for name in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.setitem(sys.modules, name, library.fake_tensorrt(device, name))
-    monkeypatch.setattr(
-        "autosam_deploy.runtime.nvidia.cudart.probe_driver", lambda: Driver(device.devices)
-    )
-    yield device
-    assert device.misuse == []
-    assert device.leaks() == []
-
-
-def engine_info(**changes: Any) -> EngineInfo:
-    """A record with the key that belongs to it."""
-    fields = {
-        "family": "tensorrt_rtx",
-        "version": "1.7.1.116",
-        "platform": "linux-x86_64",
-        "compute_capabilities": (89,),
-        "graph_sha256": "0" * 64,
-        "profile": PROFILE,
-        "activation_bytes": 5 << 20,
-        "layers": 3,
-        "low_share": 0.5,
-        "build_seconds": 1.0,
-        **changes,
-    }
-    return EngineInfo.made_of(**fields)
-
-
-def add_engine(
-    folder: Path, precision: Precision = "fp16", *, plan: bytes | None = None, **fields: Any
-) -> Path:
-    """Add an engine to a bundle; `fields` are those of its record, or `broken` for its plan."""
-    manifest = Bundle.open(folder).manifest
-    (graph,) = [a.file for a in manifest.artefacts if (a.kind, a.precision) == ("onnx", precision)]
-    broken = fields.pop("broken", {})
-    info = engine_info(**{"graph_sha256": graph.sha256, **fields})
-    if plan is None:
-        profile = {axis: list(sizes) for axis, sizes in info.profile.items()}
-        plan = beside("fake_tensorrt").plan_of(
-            manifest.inputs, manifest.outputs, **{"profile": profile, **broken}
-        )
-    (folder / "engines").mkdir(exist_ok=True)
-    number = len(list((folder / "engines").iterdir()))
-    name = f"engines/{number}-{info.family}.{precision}.engine"
-    (folder / name).write_bytes(plan)
-    ref = FileRef(path=name, sha256=hashlib.sha256(plan).hexdigest(), bytes=len(plan))
-    artefact = Artefact(kind="engine", precision=precision, file=ref, engine=info)
-    content = json.loads((folder / MANIFEST).read_text("utf-8"))
-    content["artefacts"].append(artefact.model_dump(mode="json", exclude_none=True))
-    (folder / MANIFEST).write_text(json.dumps(content), "utf-8")
-    return folder / name
+def gpu(gpu: Any) -> Any:
+    """The fake GPU of all tests, whose engines compute the toy graph."""
+    gpu.function = toy_outputs
+    return gpu
 
 
 @pytest.fixture
-def with_engine() -> Callable[..., Path]:
+def with_engine(load_fake: Callable[[str], Any]) -> Callable[..., Path]:
     """Factory: with_engine(folder, "fp16", family=..., broken={...}) -> path of the engine."""
-    return add_engine
+    added: Callable[..., Path] = load_fake("engines").add_engine
+    return added
 
 
 @pytest.fixture
-def engine_bundle(toy_bundle: Callable[..., Path]) -> Callable[..., Path]:
+def engine_bundle(
+    toy_bundle: Callable[..., Path], with_engine: Callable[..., Path]
+) -> Callable[..., Path]:
     """Factory: a bundle with an fp32 and an fp16 graph and one engine for the fake GPU."""
 
     def build(precision: Precision = "fp16", **fields: Any) -> Path:
         folder = toy_bundle(precisions=("fp32", "fp16"))
-        add_engine(folder, precision, **fields)
+        with_engine(folder, precision, **fields)
         return folder
 
     return build
 
 
 @pytest.fixture
-def fake_streams() -> Any:
-    """The class of a device without a GPU (see `fake_streams.py`)."""
-    return beside("fake_streams").FakeDevice
+def fake_streams(load_fake: Callable[[str], Any]) -> Any:
+    """The class of a device without a GPU (see `tests/fakes/streams.py`)."""
+    return load_fake("streams").FakeDevice

@@ -1,4 +1,4 @@
-"""The pipeline on a device that is no GPU (see `fake_streams.py`)."""
+"""The pipeline on a device that is no GPU (see `tests/fakes/streams.py`)."""
 
 from __future__ import annotations
 

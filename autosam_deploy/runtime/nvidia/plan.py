@@ -105,6 +105,7 @@ def load_plan(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     bundle: str,
+    taps: tuple[str, ...] = (),
 ) -> Plan:
     """Deserialize a plan on the current device and check what is inside.
 
@@ -114,6 +115,7 @@ def load_plan(
         inputs: tensors that the manifest promises.
         outputs: likewise.
         bundle: how messages call the bundle.
+        taps: names of further outputs, whose types and shapes are as the engine says.
 
     Raises:
         BackendError: the library refuses it, or it contradicts the manifest.
@@ -122,7 +124,7 @@ def load_plan(
     loaded = Plan(choice, make_logger(choice.module), inputs, outputs, bundle)
     try:
         _deserialize(loaded, plan)
-        _check_tensors(loaded)
+        _check_tensors(loaded, taps)
         _check_profile(loaded)
     except BaseException:
         loaded.close()
@@ -163,8 +165,8 @@ def _validity(module: Any, runtime: Any, plan: bytes, what: str) -> tuple[str, .
     return ()
 
 
-def _check_tensors(plan: Plan) -> None:
-    """Names, directions, element types and shapes, against the manifest's."""
+def _check_tensors(plan: Plan, taps: tuple[str, ...]) -> None:
+    """Hold tensors against the manifest's, by name, direction, type and shape; add the taps."""
     # No name of its own for the engine: the frame of an error would keep it on the device.
     modes = plan.choice.module.TensorIOMode
     found = {}
@@ -176,15 +178,37 @@ def _check_tensors(plan: Plan) -> None:
             _DTYPES.get(kind, kind),
             tuple(plan.engine.get_tensor_shape(name)),
         )
+    plan.outputs += tuple(_tap(name, found.pop(name, None)) for name in taps)
     wanted = {}
     for way, tensors in (("in", plan.inputs), ("out", plan.outputs)):
         for tensor in tensors:
+            if tensor.name in taps:
+                continue
             shape = tuple(-1 if isinstance(dim, str) else dim for dim in tensor.shape)
             wanted[tensor.name] = (way, tensor.dtype, shape)
     if found != wanted:
         raise BackendError(
             "the engine contradicts the manifest", got=str(found), expected=str(wanted)
         )
+
+
+def _tap(name: str, found: tuple[str, str, tuple[int, ...]] | None) -> TensorSpec:
+    """Return what an engine says of an output that no manifest describes.
+
+    Sizes that it leaves open are those of the slices; a lane checks that before it runs.
+    """
+    symbols = ("B", 1, "H", "W")
+    try:
+        if found is None or found[0] != "out":
+            raise ValueError("not among the outputs")
+        shape = [symbols[axis] if dim < 0 else dim for axis, dim in enumerate(found[2])]
+        return TensorSpec.model_validate({"name": name, "dtype": found[1], "shape": shape})
+    except (ValueError, IndexError) as error:
+        raise BackendError(
+            f"the engine's output '{name}' cannot be read",
+            got="none of that name" if found is None else f"{found[1]} {found[2]}",
+            expected="float32 or float16, open sizes only where slices have them",
+        ) from error
 
 
 def _check_profile(plan: Plan) -> None:

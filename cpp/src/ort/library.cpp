@@ -109,6 +109,12 @@ void OrtLibrary::check(OrtStatus* status, const std::string& what, autosam_statu
                                            .got(shortened(text))
                                            .todo("use a smaller max_batch"));
   }
+  if (text.find("pset") != std::string::npos) {  // "Opset 23", "ValidateOpsetForDomain"
+    throw Error(kind, Message(what + ": it has no operators of that opset")
+                          .got("ONNX Runtime " + version_)
+                          .expected("1.23 or newer for opset 23")
+                          .todo("use a newer one, or export again with --lowering explicit"));
+  }
   Message message(what);
   message.got(shortened(text));
   if (kind == AUTOSAM_DEVICE_UNAVAILABLE) {

@@ -21,7 +21,9 @@ from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import BackendUnavailableError, BundleError, ExportError
 from autosam_deploy.export.checks.bisection import Bisection, Tap, bisect_bundle
 from autosam_deploy.export.checks.show import conclusion, show_bisection, shown
-from autosam_deploy.export.checks.tapping import RUNNERS, OrtTaps, TapRunner
+from autosam_deploy.export.checks.taps.ort import OrtTaps
+from autosam_deploy.export.checks.taps.runner import TapRunner
+from autosam_deploy.export.checks.taps.table import RUNNERS
 from autosam_deploy.export.steps import Steps
 from autosam_deploy.files import sha256_file, write_json
 from autosam_deploy.runtime.backend import BackendInfo

@@ -20,8 +20,9 @@ from autosam_deploy.errors import (
     OutOfMemoryError,
     OutputError,
 )
-from autosam_deploy.export.checks import tapping
-from autosam_deploy.export.checks.tapping import OrtTaps, tapped_graph
+from autosam_deploy.export.checks.taps import graph as tapping
+from autosam_deploy.export.checks.taps.graph import tapped_graph
+from autosam_deploy.export.checks.taps.ort import OrtTaps
 from autosam_deploy.runtime.backend import Request
 from autosam_deploy.runtime.engine import Engine
 from autosam_deploy.spec import HeadKind

@@ -8,7 +8,7 @@ import torch
 
 from autosam_deploy.bundle.manifest import Artefact, FileRef, Island, Typing
 from autosam_deploy.errors import BundleError, ExportError, ParityError, SpecError
-from autosam_deploy.export.checks.tap_reference import (
+from autosam_deploy.export.checks.taps.reference import (
     Distance,
     expect,
     plan_of,

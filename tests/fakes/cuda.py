@@ -47,6 +47,9 @@ class Gpu:
         self.most_contexts = 1 << 20
         self.refuse_run = ""
         self.refuse_context = False
+        #: What its builder was asked for, and what it says instead of building.
+        self.builds: list[Any] = []
+        self.refuse_build = ""
         self.sync_error = OK
         self.output_shapes: dict[str, tuple[int, ...]] = {}
         self.function: Callable[[np.ndarray], dict[str, np.ndarray]]

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX, by hand, as far as the backend uses them; see `fake_cuda.py`.
+"""TensorRT and TensorRT-RTX, by hand, as far as the backend uses them; see `cuda.py`.
 
 A plan is JSON: tensors with direction, element type and shape, the profile, bytes of weights.
 """
@@ -17,7 +17,7 @@ import numpy as np
 DataType = enum.Enum("DataType", "FLOAT HALF UINT8 INT64")
 TensorIOMode = enum.Enum("TensorIOMode", "NONE INPUT OUTPUT")
 Severity = enum.Enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE")
-_KINDS = {"float32": "FLOAT", "uint8": "UINT8", "int64": "INT64"}
+_KINDS = {"float32": "FLOAT", "float16": "HALF", "uint8": "UINT8", "int64": "INT64"}
 
 
 class Tracked:
@@ -213,11 +213,12 @@ class Context(Tracked):
         return work
 
 
-def fake_tensorrt(gpu: Any, name: str) -> ModuleType:
-    """Stands for `tensorrt` or `tensorrt_rtx`."""
+def fake_tensorrt(gpu: Any, name: str, **parts: Any) -> ModuleType:
+    """Stands for `tensorrt` or `tensorrt_rtx`; `parts` are what else the module holds."""
     module = ModuleType(name)
     rtx = name == "tensorrt_rtx"
     fields: dict[str, Any] = {
+        **parts,
         "__version__": "1.7.1.116" if rtx else "10.13.3.9",
         "ILogger": type("ILogger", (), {}),
         "Runtime": lambda logger: (RtxRuntime if rtx else Runtime)(gpu, logger),
@@ -232,14 +233,3 @@ def fake_tensorrt(gpu: Any, name: str) -> ModuleType:
         }
     vars(module).update(fields)
     return module
-
-
-def plan_of(inputs: Any, outputs: Any, **fields: Any) -> bytes:
-    """A plan that computes the manifest's outputs from its inputs; `fields` may break it."""
-    tensors = {
-        tensor.name: (way, tensor.dtype, tensor.shape)
-        for way, tensors in (("INPUT", inputs), ("OUTPUT", outputs))
-        for tensor in tensors
-    }
-    facts = {"tensors": tensors, "profiles": 1, "weights": 1000, **fields}
-    return json.dumps(facts).encode()
