@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -37,6 +37,10 @@ from autosam_deploy.export.triton.command import triton_command
 from autosam_deploy.extras import require
 from autosam_deploy.models.image_size import show_image_size
 from autosam_deploy.spec import ENCODERS, HEAD_KINDS
+
+if TYPE_CHECKING:
+    from autosam_deploy.export.engines.request import EngineRequest
+    from autosam_deploy.export.pipeline import Plan
 
 _EXAMPLES = """
 \b
@@ -184,39 +188,23 @@ def inspect_command(path: Path, *, debug: bool, quiet: bool, as_json: bool) -> N
 
 def _export(options: dict[str, Any]) -> None:
     """Run the export that the options ask for."""
-    precisions, ladder = parse_precisions(options["precision"], fp16=options["fp16"])
+    parse_precisions(options["precision"], fp16=options["fp16"])
     # Arguments are checked before anything is loaded, so that a typo costs no minute.
     parse_outputs(options["outputs"])
     parse_size(options["image_size"])
     require("torch", extra="export", feature="exporting a bundle")
     require("segment_anything", extra="export", feature="exporting a bundle")
     from autosam_deploy.export.engines.add import check_request
-    from autosam_deploy.export.graph import check_opset
-    from autosam_deploy.export.lowering import float_lowering
-    from autosam_deploy.export.pipeline import Plan, export_bundle
+    from autosam_deploy.export.pipeline import export_bundle
     from autosam_deploy.export.samples import collect_samples
     from autosam_deploy.export.steps import Steps
     from autosam_deploy.export.triton.repository import write_repository
 
     request = None if options["engine"] is None else request_of(options)
-    lowering = float_lowering(
-        options["lowering"],
-        opset=options["opset"],
-        engine=request is not None and (precisions == ("fp32",) or request.precision == "fp32"),
-    )
-    if options["opset"] is not None:
-        check_opset(options["opset"], lowering)
+    plan = _plan(options, request)
     if request is not None:
         check_request(request)
     integers = read_request(options) if options["int8"] else None
-    plan = Plan(
-        precisions=precisions,
-        ladder=ladder,
-        lowering=lowering,
-        opset=options["opset"],
-        slim=options["slim"],
-        intended_use=options["intended_use"],
-    )
     quiet = options["quiet"] or options["as_json"]
     console = Console(stderr=True, quiet=quiet)
     steps = Steps(console)
@@ -248,3 +236,22 @@ def _export(options: dict[str, Any]) -> None:
         console.print(f"wrote {written.model} version {written.version} for Triton")
     if options["as_json"]:
         echo_json(found)
+
+
+def _plan(options: dict[str, Any], request: EngineRequest | None) -> Plan:
+    from autosam_deploy.export.lowering import float_lowering
+    from autosam_deploy.export.pipeline import Plan
+
+    precisions, ladder = parse_precisions(options["precision"], fp16=options["fp16"])
+    return Plan(
+        precisions=precisions,
+        ladder=ladder,
+        lowering=float_lowering(
+            options["lowering"],
+            opset=options["opset"],
+            engine=request is not None and (precisions == ("fp32",) or request.precision == "fp32"),
+        ),
+        opset=options["opset"],
+        slim=options["slim"],
+        intended_use=options["intended_use"],
+    )

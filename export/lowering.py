@@ -19,6 +19,7 @@ CPUs read the float32 graph (OpenVINO makes its bf16 of it), GPUs the one in low
 from __future__ import annotations
 
 from autosam_deploy.errors import UsageError
+from autosam_deploy.export.graph import check_opset
 from autosam_deploy.fused.attention import LOWERINGS
 
 #: Of the float32 graph, where nothing speaks against it.
@@ -41,11 +42,15 @@ def float_lowering(asked: str, *, opset: int | None, engine: bool) -> str:
 
     Raises:
         UsageError: an unknown lowering.
+        ExportError: it cannot be written in that opset.
     """
-    if asked in LOWERINGS:
-        return asked
-    if asked != AUTO:
+    if asked not in (AUTO, *LOWERINGS):
         raise UsageError("lowering", got=repr(asked), expected=" | ".join((AUTO, *LOWERINGS)))
-    # TensorRT has no fused attention in float32.
-    old = opset is not None and opset < LOWERINGS[FLOAT_LOWERING].lowest_opset
-    return PORTABLE_LOWERING if old or engine else FLOAT_LOWERING
+    chosen = asked
+    if asked == AUTO:
+        # TensorRT has no fused attention in float32.
+        old = opset is not None and opset < LOWERINGS[FLOAT_LOWERING].lowest_opset
+        chosen = PORTABLE_LOWERING if old or engine else FLOAT_LOWERING
+    if opset is not None:
+        check_opset(opset, chosen)
+    return chosen

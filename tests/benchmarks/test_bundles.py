@@ -44,7 +44,7 @@ def test_bundles_and_options_take_turns(bundle: Path, int8_bundle: Path, tmp_pat
     ]
     assert rows[0]["times_first"] == rows[0]["labels_equal_first"] == 1
     assert rows[1]["labels_equal_first"] == 1
-    assert rows[0]["lowering"] == "explicit"
+    assert rows[0]["lowering"] == "masked"
     # The first bundle has no int8 graph: its rows say so, and the other's is still measured.
     assert [row.get("problem", "")[:31] for row in rows[4:]] == [  # type: ignore[index]
         "the bundle has no int8 graph; g",

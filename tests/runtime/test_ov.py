@@ -289,7 +289,8 @@ def test_cache_holds_one_folder_for_graph_version_and_precision(
     third = open_cached(exported("linear"), cache)
     assert third.info.notes == first.info.notes
     logits.append(third.run(waves(), ("logits",))["logits"])
-    assert (logits[0] == logits[1]).all()
+    # A model that is read has other kernels than one that is compiled, so it rounds otherwise.
+    np.testing.assert_allclose(logits[0], logits[1], rtol=0, atol=1e-5)
     assert (logits[0] == logits[2]).all()
 
 

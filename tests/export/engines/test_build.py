@@ -16,8 +16,11 @@ from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import ExportError
 from autosam_deploy.export.engines.build import BuiltEngine, activation_bytes, build_engine
 from autosam_deploy.export.engines.network import inspect_network, parse_graph
+from autosam_deploy.export.graph import export_onnx
+from autosam_deploy.fused.segmenter import fuse
+from autosam_deploy.models.assemble import untrained
 from autosam_deploy.runtime.nvidia.families import library_version, make_logger, this_platform
-from autosam_deploy.spec import HEAD_KINDS, HeadKind
+from autosam_deploy.spec import HEAD_KINDS, HeadKind, ModelSpec
 
 pytestmark = pytest.mark.trt
 
@@ -105,16 +108,28 @@ def test_labels_leave_as_bytes(rtx: Any, exported: Callable[[HeadKind], Path]) -
     assert parser.num_errors == 0
 
 
-def test_fp32_graph_holds_scores_and_no_half(
-    rtx: Any, exported: Callable[[HeadKind], Path]
+def test_explicit_graph_holds_scores(
+    rtx: Any, model_spec: Callable[..., ModelSpec], tmp_path: Path
 ) -> None:
-    bundle = Bundle.open(exported("linear"), verify=False)
-    network = network_of(rtx, bundle.file(graph_of(bundle, "fp32").file))
+    spec = model_spec("linear")
+    segmenter = untrained(spec.encoder, spec.head, seed=1).segmenter
+    export_onnx(fuse(segmenter, lowering="explicit"), tmp_path / "g.onnx", opset=20)
+    network = network_of(rtx, tmp_path / "g.onnx")
     facts = inspect_network(network[1], heads=(3,), tokens=(36, 16))
     assert facts.low == 0
     assert facts.attentions == 0
     # One tensor of scores for each of the three blocks: what the fp16 graph must not have.
     assert len(facts.square) >= 3
+
+
+def test_float32_has_no_fused_attention(
+    rtx: Any, exported: Callable[[HeadKind], Path], progress: Progress
+) -> None:
+    bundle = Bundle.open(exported("linear"), verify=False)
+    artefact = graph_of(bundle, "fp32")
+    assert artefact.lowering == "masked"
+    with pytest.raises(ExportError, match=r"no engine for sm89; .*; TensorRT may have no fused at"):
+        build(rtx, bundle, progress, artefact=artefact, graph=bundle.file(artefact.file))
 
 
 def test_a_graph_that_lost_its_typing_is_refused(
