@@ -7,7 +7,7 @@ turn by turn and peak MiB of the process (`make lowerings`; docs/cpu.md, docs/re
 runs it           precision  explicit      masked        augmented
 ================  =========  ============  ============  ============
 ONNX Runtime      fp32       1     1,526   0.98  1,303   1.32  1,296
-OpenVINO          fp32       1     1,988   0.74  1,337   0.92  1,246
+OpenVINO          fp32       1     1,988   0.74  1,337   0.97  1,246
 OpenVINO          bf16       1     1,464   0.96  1,174   1.36  1,762
 TensorRT-RTX      fp16       844           449           92            (MB a slice that it plans)
 TensorRT-RTX      fp32       1,689         no engine     no engine

@@ -44,12 +44,18 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     except ImportError as error:
         if device != "cpu":
             raise
-        skipped = {dtype: f"needs torch ({error})" for dtype in job["dtypes"] if dtype != "fp32"}
+        alone = ("fp32", "int8")
+        skipped = {dtype: f"needs torch ({error})" for dtype in job["dtypes"] if dtype not in alone}
         numpy = (_numpy_rate(seconds), f"numpy {np.__version__}")
         rates["fp32"] = _faster(numpy, _onnxruntime_rate(seconds, job["threads"]))
+        if "int8" in job["dtypes"]:
+            _add_integers(rates, skipped, job)
         return {"rates": rates, "gb_per_s": _numpy_copy(seconds), "skipped": skipped}
     torch.set_num_threads(job["threads"])
     for dtype in job["dtypes"]:
+        if dtype == "int8":
+            _add_integers(rates, skipped, job)
+            continue
         try:
             found = [(_torch_rate(device, dtype, seconds), f"torch {torch.__version__}")]
             if (device, dtype) == ("cpu", "fp32"):
@@ -60,6 +66,15 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             skipped[dtype] = str(error).splitlines()[0]
     copied = _numpy_copy(seconds) if device == "cpu" else _torch_copy(device, seconds)
     return {"rates": rates, "gb_per_s": copied, "skipped": skipped}
+
+
+def _add_integers(rates: dict[str, Any], skipped: dict[str, str], job: dict[str, Any]) -> None:
+    """Measure products of bytes, which PyTorch has none of that are worth measuring."""
+    rate, by = _onnxruntime_rate(job["seconds"], job["threads"], integers=True)
+    if rate:
+        rates["int8"] = {"gflops": rate, "by": by}
+    else:
+        skipped["int8"] = "needs onnx"
 
 
 def _faster(*found: tuple[float, str]) -> dict[str, Any]:
@@ -92,7 +107,7 @@ def _numpy_rate(seconds: float) -> float:
     return 2 * side**3 / _best(lambda: np.matmul(a, a, out=out), seconds) / 1e9
 
 
-def _onnxruntime_rate(seconds: float, threads: int) -> tuple[float, str]:
+def _onnxruntime_rate(seconds: float, threads: int, *, integers: bool = False) -> tuple[float, str]:
     """Return the rate of ONNX Runtime's own product; 0 where there is no onnx to write one."""
     import onnxruntime
 
@@ -102,12 +117,21 @@ def _onnxruntime_rate(seconds: float, threads: int) -> tuple[float, str]:
     except ImportError:
         return 0.0, by
     side = _SIDES["cpu"]
-    a = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [side, side]) for n in ("x", "y")]
+    random = np.random.default_rng(0)
+    if integers:
+        name, types = "MatMulInteger", (TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32)
+        a = random.integers(0, 128, (side, side), np.uint8)
+    else:
+        name, types = "MatMul", (TensorProto.FLOAT,) * 3
+        a = random.standard_normal((side, side), dtype=np.float32)
+    source, weights, result = (
+        helper.make_tensor_value_info(one, kind, [side, side])
+        for one, kind in zip("xwy", types, strict=True)
+    )
     # A constant factor is packed once, as a model's weights are.
-    constant = helper.make_tensor("w", TensorProto.FLOAT, [side, side], a.tobytes(), raw=True)
-    node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    graph = helper.make_graph([node], "product", ends[:1], ends[1:], [constant])
+    constant = helper.make_tensor(weights.name, types[1], [side, side], a.tobytes(), raw=True)
+    node = helper.make_node(name, ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "product", [source], [result], [constant])
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=_IR_VERSION
     )

@@ -43,7 +43,7 @@ from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import OutputError
 
 _ROOFLINE = "autosam_deploy.benchmarks.harness.roofline"
-_DTYPES = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "fp16", "bf16")}
+_DTYPES = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "fp16", "bf16")}
 
 
 class Listener(Protocol):

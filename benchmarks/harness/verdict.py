@@ -33,8 +33,10 @@ def with_rooflines(
     work = {one.name: one.least_gflop for one in bundles}
     found = []
     for row in rows:
-        # Where no unit computes in a row's precision its products are done in float32.
-        rate = rates.get((row.device, row.precision), rates.get((row.device, "fp32")))
+        # Where no unit computes in a row's precision its products are done in float32; integers
+        # are not floats, and without a rate of their own nothing is known.
+        instead = None if row.precision == "int8" else rates.get((row.device, "fp32"))
+        rate = rates.get((row.device, row.precision), instead)
         if row.latency is not None and rate is not None:
             share = work[row.bundle] / (row.latency.p50_ms / 1e3) / rate
             update: dict[str, object] = {"roofline_share": share}

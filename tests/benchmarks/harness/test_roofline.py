@@ -58,13 +58,31 @@ def test_the_fastest_library_counts(
     assert found["fp32"]["by"].startswith(by)
 
 
-def test_onnxruntime_multiplies_and_needs_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roofline, "_best", lambda run, seconds: len(run()[0]) / 96e3)
-    rate, by = roofline._onnxruntime_rate(0.0, 1)
+@pytest.mark.parametrize(("integers", "kind"), [(False, np.float32), (True, np.int32)])
+def test_onnxruntime_multiplies_and_needs_onnx(
+    monkeypatch: pytest.MonkeyPatch, integers: bool, kind: type
+) -> None:
+    kinds = []
+
+    def best(run: Any, _: float) -> float:
+        (result,) = run()
+        kinds.append((result.shape, result.dtype))
+        return 0.001
+
+    monkeypatch.setattr(roofline, "_best", best)
+    rate, by = roofline._onnxruntime_rate(0.0, 1, integers=integers)
+    assert kinds == [((96, 96), kind)]
     assert rate == pytest.approx(2 * 96**3 / 0.001 / 1e9)
     assert by.startswith("onnxruntime ")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    assert roofline._onnxruntime_rate(0.0, 1)[0] == 0
+    assert roofline._onnxruntime_rate(0.0, 1, integers=integers)[0] == 0
+
+
+def test_integers_are_measured_or_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measure({**JOB, "dtypes": ("int8",)})
+    assert found["rates"]["int8"]["gflops"] > 0
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert measure({**JOB, "dtypes": ("int8",)})["skipped"] == {"int8": "needs onnx"}
 
 
 def test_a_dtype_that_the_device_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,9 +141,14 @@ def test_share_of_the_roofline(make_row: MakeRow, bundle_record: BundleRecord) -
         make_row(ms=20_000, precision="fp16"),  # no rate of its own: products in float32
         make_row(ms=20_000, device="cuda:0"),
         make_row(ms=5_000),
+        make_row(ms=20_000, precision="int8"),
     ]
     found = with_rooflines(rows, [bundle_record], lines)
     shares = [one.roofline_share for one in found]
-    assert shares == [pytest.approx(0.5), pytest.approx(0.05), pytest.approx(0.5), None, 2.0]
+    assert shares == [pytest.approx(0.5), pytest.approx(0.05), pytest.approx(0.5), None, 2.0, None]
+    lines.append(Roofline(device="cpu", dtype="int8", gflops=[942.0], by="onnxruntime"))
+    assert with_rooflines(rows[-1:], [bundle_record], lines)[0].roofline_share == pytest.approx(
+        0.05
+    )
     assert found[0].warnings == []
     assert "faster than the measured roofline" in found[4].warnings[0]
