@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 
 from autosam_deploy.errors import BackendError, DeviceUnavailableError
@@ -144,6 +145,15 @@ def test_reason_names_the_missing_library(toy_bundle: Callable[..., Path]) -> No
         pytest.skip("an ONNX Runtime without GPU providers")
     with pytest.raises(DeviceUnavailableError, match=r"got lib\w+\.so.*: cannot open shared"):
         open_session(ort, toy_bundle() / "model.fp32.onnx", provider="cuda", index=0, threads=1)
+
+
+def test_graph_that_is_newer_than_the_runtime(toy_bundle: Callable[..., Path]) -> None:
+    path = toy_bundle() / "model.fp32.onnx"
+    model = onnx.load(path)
+    model.opset_import[0].version = 99
+    onnx.save(model, path)
+    with pytest.raises(BackendError, match=r"no operators of that opset; got ONNX Runtime 1\..*exp"):
+        open_session(import_onnxruntime(), path, provider="cpu", index=0, threads=1)
 
 
 def test_graph_that_is_no_graph(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -204,6 +204,16 @@ TEST_CASE("bundles that are missing, altered or contradict their graph") {
     CHECK_FAILS(open(bundle, options), AUTOSAM_RUNTIME_ERROR,
                 "ONNX Runtime cannot load 'model.fp32.onnx'; got ");
   }
+  SUBCASE("a graph that is newer than the runtime") {
+    const auto graph = bundle / "model.fp32.onnx";
+    std::string bytes = autosam_test::read(graph);
+    REQUIRE(bytes.substr(bytes.size() - 2) == "\x10\x14");  // opset_import: version 20
+    bytes.back() = '\x63';
+    autosam_test::write(graph, bytes);
+    CHECK_FAILS(open(bundle, options), AUTOSAM_RUNTIME_ERROR,
+                "'model.fp32.onnx': it has no operators of that opset; got ONNX Runtime 1.*; "
+                "expected 1.23 or newer for opset 23; .*--lowering explicit");
+  }
   SUBCASE("a graph of another number of classes") {
     replace(bundle / "manifest.json", "\"num_classes\": 3", "\"num_classes\": 2");
     replace(bundle / "manifest.json",
