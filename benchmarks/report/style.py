@@ -31,8 +31,8 @@ pre { background: var(--shade); padding: 11px 14px; border-radius: 7px; white-sp
 .wide { overflow-x: auto; margin: 8px 0 16px; }
 table { border-collapse: collapse; width: 100%; font-size: 12.5px; }
 th { text-align: left; font-weight: 600; color: var(--soft); vertical-align: bottom;
-  border-bottom: 1.5px solid #c9cedb; padding: 6px; line-height: 1.3; }
-td { padding: 6px; border-bottom: 1px solid var(--line); vertical-align: top; }
+  border-bottom: 1.5px solid #c9cedb; padding: 6px 4px; line-height: 1.3; }
+td { padding: 6px 4px; border-bottom: 1px solid var(--line); vertical-align: top; }
 .number { text-align: right; white-space: nowrap; }
 th.number { white-space: normal; }
 td:first-child, td.word:nth-child(3) { white-space: nowrap; }

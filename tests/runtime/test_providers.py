@@ -152,7 +152,7 @@ def test_graph_that_is_newer_than_the_runtime(toy_bundle: Callable[..., Path]) -
     model = onnx.load(path)
     model.opset_import[0].version = 99
     onnx.save(model, path)
-    with pytest.raises(BackendError, match=r"no operators of that opset; got ONNX Runtime 1\..*exp"):
+    with pytest.raises(BackendError, match=r"no operators of that opset; got ONNX Runtime 1"):
         open_session(import_onnxruntime(), path, provider="cpu", index=0, threads=1)
 
 
