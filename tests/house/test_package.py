@@ -23,7 +23,6 @@ COMMANDS = {
     "autosam-evaluate": "autosam_deploy.cli.evaluate",
     "autosam-export": "autosam_deploy.export.cli",
     "autosam-demo": "autosam_deploy.cli.demo",
-    "autosam-compare": "autosam_deploy.benchmarks.compare",
     "autosam-bench": "autosam_deploy.benchmarks.cli",
 }
 #: Refuses every package that the core install leaves out.
