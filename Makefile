@@ -66,15 +66,15 @@ typecheck: $(VENV)/.dev-$(HASH)
 schema: $(VENV)/.dev-$(HASH)
 	$(BIN)/python -m autosam_deploy.bundle.schema
 
-# The table beside the choice of lowerings (export/lowering.py): half an hour on 2 quiet cores.
+# The table beside the choice of lowerings (export/lowering.py): ten minutes on 2 quiet cores.
 lowerings: $(VENV)/.dev-$(HASH)
 	for one in explicit masked augmented; do \
 	    $(BIN)/autosam-export --untrained --encoder vit_b --head autosam --slim --lowering $$one \
 	        -o $(RUNS)/lowerings/$$one.autosam --quiet || exit 1; \
 	done
-	cd $(RUNS)/lowerings && $(CURDIR)/$(BIN)/autosam-bench bundles explicit.autosam masked.autosam augmented.autosam \
+	$(BIN)/autosam-bench bundles $(addprefix $(RUNS)/lowerings/,explicit.autosam masked.autosam augmented.autosam) \
 	    --backend onnxruntime,openvino --precision fp32,bf16 --threads 2 --rounds 9 \
-	    --out $(CURDIR)/docs/results/lowerings-vit_b.json
+	    --out docs/results/lowerings-vit_b.json
 
 clean:
 	rm -rf build $(RUNS)

@@ -27,6 +27,7 @@ from autosam_deploy.export.int8.command import (
     run_int8,
 )
 from autosam_deploy.export.options import (
+    GraphPrecision,
     assemble_from,
     parse_outputs,
     parse_precisions,
@@ -188,7 +189,7 @@ def inspect_command(path: Path, *, debug: bool, quiet: bool, as_json: bool) -> N
 
 def _export(options: dict[str, Any]) -> None:
     """Run the export that the options ask for."""
-    parse_precisions(options["precision"], fp16=options["fp16"])
+    precisions, ladder = parse_precisions(options["precision"], fp16=options["fp16"])
     # Arguments are checked before anything is loaded, so that a typo costs no minute.
     parse_outputs(options["outputs"])
     parse_size(options["image_size"])
@@ -201,7 +202,7 @@ def _export(options: dict[str, Any]) -> None:
     from autosam_deploy.export.triton.repository import write_repository
 
     request = None if options["engine"] is None else request_of(options)
-    plan = _plan(options, request)
+    plan = _plan(options, request, precisions=precisions, ladder=ladder)
     if request is not None:
         check_request(request)
     integers = read_request(options) if options["int8"] else None
@@ -238,11 +239,16 @@ def _export(options: dict[str, Any]) -> None:
         echo_json(found)
 
 
-def _plan(options: dict[str, Any], request: EngineRequest | None) -> Plan:
+def _plan(
+    options: dict[str, Any],
+    request: EngineRequest | None,
+    *,
+    precisions: tuple[GraphPrecision, ...],
+    ladder: bool,
+) -> Plan:
     from autosam_deploy.export.lowering import float_lowering
     from autosam_deploy.export.pipeline import Plan
 
-    precisions, ladder = parse_precisions(options["precision"], fp16=options["fp16"])
     return Plan(
         precisions=precisions,
         ladder=ladder,

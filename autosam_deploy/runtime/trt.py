@@ -111,17 +111,7 @@ class TrtBackend(Backend):
         )
         stack.callback(pool.close)
         self._cuda, self._plan, self._pool = cuda, plan, pool
-        return BackendInfo(
-            backend=self.name,
-            device=f"cuda:{cuda.index}",
-            provider=choice.info.family,
-            precision=choice.artefact.precision,
-            artefact=choice.artefact.file.path,
-            threads=1,
-            reason=choice.reason,
-            versions={choice.info.family: choice.version, **cuda.versions()},
-            notes=_notes(cuda, plan, contexts, options),
-        )
+        return describe(cuda, choice, notes=_notes(cuda, plan, contexts, options))
 
     def _run(self, slices: NDArray[np.float32], names: tuple[str, ...]) -> Outputs:
         parts = parts_of(slices.shape, self._plan)
@@ -145,6 +135,21 @@ class TrtBackend(Backend):
     def _close(self) -> None:
         with self._cuda.active():
             self._stack.close()
+
+
+def describe(cuda: Cuda, choice: Choice, *, notes: tuple[str, ...]) -> BackendInfo:
+    """Return what is said of an engine in use."""
+    return BackendInfo(
+        backend=TrtBackend.name,
+        device=f"cuda:{cuda.index}",
+        provider=choice.info.family,
+        precision=choice.artefact.precision,
+        artefact=choice.artefact.file.path,
+        threads=1,
+        reason=choice.reason,
+        versions={choice.info.family: choice.version, **cuda.versions()},
+        notes=notes,
+    )
 
 
 def device_index(request: Request) -> int:

@@ -36,45 +36,38 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     Returns:
         rates: dtype -> GFLOP/s and what measured it; gb_per_s; skipped: dtype -> why.
     """
-    device, seconds = job["device"], job["seconds"]
+    device, seconds, threads = job["device"], job["seconds"], job["threads"]
+    floats = [dtype for dtype in job["dtypes"] if dtype != "int8"]
     rates: dict[str, Any] = {}
     skipped: dict[str, str] = {}
+    if "int8" in job["dtypes"]:
+        # PyTorch has no products of bytes that are worth measuring.
+        rate, by = _onnxruntime_rate(seconds, threads, integers=True)
+        if rate:
+            rates["int8"] = _faster((rate, by))
+        else:
+            skipped["int8"] = "needs onnx"
     try:
         import torch
     except ImportError as error:
         if device != "cpu":
             raise
-        alone = ("fp32", "int8")
-        skipped = {dtype: f"needs torch ({error})" for dtype in job["dtypes"] if dtype not in alone}
+        skipped |= {dtype: f"needs torch ({error})" for dtype in floats if dtype != "fp32"}
         numpy = (_numpy_rate(seconds), f"numpy {np.__version__}")
-        rates["fp32"] = _faster(numpy, _onnxruntime_rate(seconds, job["threads"]))
-        if "int8" in job["dtypes"]:
-            _add_integers(rates, skipped, job)
+        rates["fp32"] = _faster(numpy, _onnxruntime_rate(seconds, threads))
         return {"rates": rates, "gb_per_s": _numpy_copy(seconds), "skipped": skipped}
-    torch.set_num_threads(job["threads"])
-    for dtype in job["dtypes"]:
-        if dtype == "int8":
-            _add_integers(rates, skipped, job)
-            continue
+    torch.set_num_threads(threads)
+    for dtype in floats:
         try:
             found = [(_torch_rate(device, dtype, seconds), f"torch {torch.__version__}")]
             if (device, dtype) == ("cpu", "fp32"):
                 # PyTorch's library leaves half of AVX-512 unused on processors of another maker.
-                found.append(_onnxruntime_rate(seconds, job["threads"]))
+                found.append(_onnxruntime_rate(seconds, threads))
             rates[dtype] = _faster(*found)
         except RuntimeError as error:
             skipped[dtype] = str(error).splitlines()[0]
     copied = _numpy_copy(seconds) if device == "cpu" else _torch_copy(device, seconds)
     return {"rates": rates, "gb_per_s": copied, "skipped": skipped}
-
-
-def _add_integers(rates: dict[str, Any], skipped: dict[str, str], job: dict[str, Any]) -> None:
-    """Measure products of bytes, which PyTorch has none of that are worth measuring."""
-    rate, by = _onnxruntime_rate(job["seconds"], job["threads"], integers=True)
-    if rate:
-        rates["int8"] = {"gflops": rate, "by": by}
-    else:
-        skipped["int8"] = "needs onnx"
 
 
 def _faster(*found: tuple[float, str]) -> dict[str, Any]:
@@ -124,12 +117,10 @@ def _onnxruntime_rate(seconds: float, threads: int, *, integers: bool = False) -
     else:
         name, types = "MatMul", (TensorProto.FLOAT,) * 3
         a = random.standard_normal((side, side), dtype=np.float32)
-    source, weights, result = (
-        helper.make_tensor_value_info(one, kind, [side, side])
-        for one, kind in zip("xwy", types, strict=True)
-    )
+    source = helper.make_tensor_value_info("x", types[0], [side, side])
+    result = helper.make_tensor_value_info("y", types[2], [side, side])
     # A constant factor is packed once, as a model's weights are.
-    constant = helper.make_tensor(weights.name, types[1], [side, side], a.tobytes(), raw=True)
+    constant = helper.make_tensor("w", types[1], [side, side], a.tobytes(), raw=True)
     node = helper.make_node(name, ["x", "w"], ["y"])
     graph = helper.make_graph([node], "product", [source], [result], [constant])
     model = helper.make_model(

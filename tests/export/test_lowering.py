@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from autosam_deploy.errors import ExportError, UsageError
+from autosam_deploy.errors import ExportError
 from autosam_deploy.export.lowering import float_lowering
 
 
@@ -26,5 +26,3 @@ def test_refusals() -> None:
         float_lowering("masked", opset=20, engine=False)
     with pytest.raises(ExportError, match=r"got 24; expected 23\.\.23"):
         float_lowering("auto", opset=24, engine=False)
-    with pytest.raises(UsageError, match=r"got 'fast'; expected auto . explicit"):
-        float_lowering("fast", opset=None, engine=False)

@@ -16,9 +16,12 @@ from autosam_deploy.errors import (
 )
 from autosam_deploy.runtime.nvidia.choice import Choice
 from autosam_deploy.runtime.nvidia.families import FAMILIES, make_logger, rebuild
-from autosam_deploy.spec import TensorSpec, slice_sizes
+from autosam_deploy.spec import SLICES, TensorSpec, slice_sizes
 
 Profile = dict[str, tuple[int, int, int]]
+Shape = tuple[int, ...]
+#: What is found of a name that an engine does not have.
+_NOTHING: tuple[str, str, Shape] = ("out", "nothing of that name", ())
 #: TensorRT's names of element types -> the manifest's.
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
 
@@ -124,7 +127,9 @@ def load_plan(
     loaded = Plan(choice, make_logger(choice.module), inputs, outputs, bundle)
     try:
         _deserialize(loaded, plan)
-        _check_tensors(loaded, taps)
+        found = _read_tensors(loaded)
+        loaded.outputs += tuple(_tap(name, *found.get(name, _NOTHING)[1:]) for name in taps)
+        _check_tensors(loaded, found)
         _check_profile(loaded)
     except BaseException:
         loaded.close()
@@ -165,8 +170,8 @@ def _validity(module: Any, runtime: Any, plan: bytes, what: str) -> tuple[str, .
     return ()
 
 
-def _check_tensors(plan: Plan, taps: tuple[str, ...]) -> None:
-    """Hold tensors against the manifest's, by name, direction, type and shape; add the taps."""
+def _read_tensors(plan: Plan) -> dict[str, tuple[str, str, Shape]]:
+    """Return name -> (direction, element type, shape) as the engine says; open sizes are -1."""
     # No name of its own for the engine: the frame of an error would keep it on the device.
     modes = plan.choice.module.TensorIOMode
     found = {}
@@ -178,12 +183,14 @@ def _check_tensors(plan: Plan, taps: tuple[str, ...]) -> None:
             _DTYPES.get(kind, kind),
             tuple(plan.engine.get_tensor_shape(name)),
         )
-    plan.outputs += tuple(_tap(name, found.pop(name, None)) for name in taps)
+    return found
+
+
+def _check_tensors(plan: Plan, found: dict[str, tuple[str, str, Shape]]) -> None:
+    """Names, directions, element types and shapes, against the manifest's."""
     wanted = {}
     for way, tensors in (("in", plan.inputs), ("out", plan.outputs)):
         for tensor in tensors:
-            if tensor.name in taps:
-                continue
             shape = tuple(-1 if isinstance(dim, str) else dim for dim in tensor.shape)
             wanted[tensor.name] = (way, tensor.dtype, shape)
     if found != wanted:
@@ -192,21 +199,19 @@ def _check_tensors(plan: Plan, taps: tuple[str, ...]) -> None:
         )
 
 
-def _tap(name: str, found: tuple[str, str, tuple[int, ...]] | None) -> TensorSpec:
+def _tap(name: str, kind: str, shape: Shape) -> TensorSpec:
     """Return what an engine says of an output that no manifest describes.
 
     Sizes that it leaves open are those of the slices; a lane checks that before it runs.
     """
-    symbols = ("B", 1, "H", "W")
+    symbols = SLICES.dynamic_axes
     try:
-        if found is None or found[0] != "out":
-            raise ValueError("not among the outputs")
-        shape = [symbols[axis] if dim < 0 else dim for axis, dim in enumerate(found[2])]
-        return TensorSpec.model_validate({"name": name, "dtype": found[1], "shape": shape})
-    except (ValueError, IndexError) as error:
+        dims = [symbols[axis] if dim < 0 else dim for axis, dim in enumerate(shape)]
+        return TensorSpec.model_validate({"name": name, "dtype": kind, "shape": dims})
+    except (ValueError, KeyError) as error:
         raise BackendError(
             f"the engine's output '{name}' cannot be read",
-            got="none of that name" if found is None else f"{found[1]} {found[2]}",
+            got=f"{kind} {shape}",
             expected="float32 or float16, open sizes only where slices have them",
         ) from error
 

@@ -31,8 +31,7 @@ class OrtTaps(TapRunner):
         backend = OrtBackend(self.bundle, self.request)
         self._chosen = backend.info
         backend.close()
-        graphs = [a for a in self.bundle.manifest.artefacts if a.kind == "onnx"]
-        return next(a for a in graphs if a.file.path == self._chosen.artefact)
+        return self._graph(self._chosen)
 
     def _open(self, graph: Path) -> BackendInfo:
         ort, info = import_onnxruntime(), self._chosen

@@ -36,8 +36,7 @@ class OvTaps(TapRunner):
                 got=self._chosen.precision,
                 todo="use --precision fp32",
             )
-        graphs = [a for a in self.bundle.manifest.artefacts if a.kind == "onnx"]
-        return next(a for a in graphs if a.file.path == self._chosen.artefact)
+        return self._graph(self._chosen)
 
     def _open(self, graph: Path) -> BackendInfo:
         ov = import_openvino()

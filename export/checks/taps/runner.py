@@ -52,6 +52,11 @@ class TapRunner(ABC):
     ) -> Mapping[str, NDArray[Any]]:
         """Compute named outputs of raw slices (B, 1, H, W)."""
 
+    def _graph(self, info: BackendInfo) -> Artefact:
+        """Return the graph that a backend says it took."""
+        graphs = [a for a in self.bundle.manifest.artefacts if a.kind == "onnx"]
+        return next(a for a in graphs if a.file.path == info.artefact)
+
     def _close(self) -> None:  # noqa: B027 - most runtimes free themselves
         """Release what `_open` took."""
 
