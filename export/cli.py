@@ -110,7 +110,7 @@ _LOWERINGS = ("auto", "explicit", "masked", "augmented")
     help="How attention is written in the fp32 graph. auto: masked, the fastest on CPUs (ONNX "
     "Runtime 1.23 or newer); explicit below opset 23, or if an fp32 engine is built from it.",
 )
-@click.option("--opset", type=int, help="ONNX opset of the fp32 graph [20; 23 unless explicit].")
+@click.option("--opset", type=int, help="ONNX opset of the fp32 graph [23; 20 if explicit].")
 @click.option(
     "--outputs", default="labels,logits", show_default=True, help="labels | labels,logits"
 )
