@@ -100,8 +100,8 @@ def request_of(options: dict[str, Any], *, precision: Any = "auto") -> EngineReq
     type=click.Choice(("auto", "fp16", "fp32")),
     default="auto",
     show_default=True,
-    help="Graph to build from; auto: fp16 where the bundle has it. RTX builds fp32 from a graph "
-    "that was exported with --lowering explicit alone.",
+    help="Graph to build from; auto: fp16 where the bundle has it. RTX builds fp32 only from a "
+    "graph that was exported with --lowering explicit.",
 )
 @engine_options
 @common_options
