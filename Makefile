@@ -35,7 +35,7 @@ demo: $(VENV)/.train-$(HASH)
 	$(BIN)/autosam-demo data --runs $(RUNS)
 	@echo "== 2/5 fit a head on them (one to two minutes on 2 quiet cores)"
 	$(BIN)/autosam-train --data $(RUNS)/demo --runs $(RUNS) --head autosam \
-	    --random-encoder vit_tiny --epochs 24 --overwrite
+	    --random-encoder vit_tiny --recipe reference --epochs 24 --overwrite
 	@echo "== 3/5 export head and encoder as one bundle"
 	$(BIN)/autosam-export --runs $(RUNS) --head autosam --fp16 --samples $(RUNS)/demo/imagesTr
 	@echo "== 4/5 label the held-out volumes"

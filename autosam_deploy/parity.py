@@ -22,7 +22,7 @@ from pydantic import Field
 
 from autosam_deploy.errors import ParityError
 from autosam_deploy.metrics import label_agreement
-from autosam_deploy.spec import Strict
+from autosam_deploy.strict import Strict
 
 Array = NDArray[Any]
 Failure = Literal["empty", "names", "shapes", "dtypes", "finite", "values", "labels"]

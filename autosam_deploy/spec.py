@@ -6,114 +6,19 @@ the ONNX graphs, the engine profiles, the manifest, the input checks and the C++
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import SpecError
-
-_T = TypeVar("_T", bound=BaseModel)
+from autosam_deploy.strict import Strict, Triple
 
 HeadKind = Literal["autosam", "cnn", "linear"]
 HEAD_KINDS: tuple[HeadKind, ...] = ("autosam", "cnn", "linear")
 OutputName = Literal["labels", "logits"]
 Axis = Literal["auto", "i", "j", "k"]
-
-
-class Strict(BaseModel):
-    """Frozen, no coercion, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-#: Token count times width: vit_b at 1024x1024 is beyond it, at 512x512 it is not.
-_BIG = 4096 * 512
-
-Pair = Annotated[tuple[int, int], Field(strict=False)]
-Triple = Annotated[tuple[float, float, float], Field(strict=False)]
-
-
-class EncoderSpec(Strict):
-    """SAM's ViT image encoder (Kirillov et al. 2023, segment_anything/modeling/image_encoder.py).
-
-    `image_size` is (height, width) in pixels of the image that enters the patch embedding. SAM's
-    own weights are made for 1024x1024; other sizes use interpolated positional tables.
-    """
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    embed_dim: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    num_heads: int = Field(gt=0)
-    global_attn_indexes: Annotated[tuple[int, ...], Field(strict=False)]
-    window_size: int = Field(default=14, ge=0)
-    patch_size: int = Field(default=16, gt=0)
-    mlp_ratio: float = Field(default=4.0, gt=0)
-    out_chans: int = Field(default=256, gt=0)
-    image_size: Pair = (1024, 1024)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.embed_dim % self.num_heads:
-            raise ValueError(f"num_heads {self.num_heads} does not divide {self.embed_dim}")
-        if any(not 0 <= index < self.depth for index in self.global_attn_indexes):
-            raise ValueError(f"global_attn_indexes must lie in 0..{self.depth - 1}")
-        if any(side <= 0 or side % self.patch_size for side in self.image_size):
-            raise ValueError(
-                f"image_size {self.image_size} must be positive multiples of the patch size "
-                f"{self.patch_size}"
-            )
-        return self
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head (64 for vit_b and vit_l, 80 for vit_h)."""
-        return self.embed_dim // self.num_heads
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Token grid (Sh, Sw) of the embedding (B, out_chans, Sh, Sw)."""
-        height, width = self.image_size
-        return height // self.patch_size, width // self.patch_size
-
-    def window_of(self, block: int) -> int:
-        """Return the window size of a block; 0 means attention over the whole grid."""
-        return 0 if block in self.global_attn_indexes else self.window_size
-
-    @property
-    def is_big(self) -> bool:
-        """Whether a CPU takes many seconds a slice; judged by tokens times width."""
-        rows, columns = self.grid
-        return rows * columns * self.embed_dim > _BIG
-
-    def resized(self, image_size: tuple[int, int]) -> EncoderSpec:
-        """Return the same encoder for another input size (height, width) in pixels."""
-        return parse_spec(EncoderSpec, {**self.model_dump(), "image_size": image_size})
-
-
-ENCODERS: dict[str, EncoderSpec] = {
-    "vit_b": EncoderSpec(
-        name="vit_b", embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11)
-    ),
-    "vit_l": EncoderSpec(
-        name="vit_l", embed_dim=1024, depth=24, num_heads=16, global_attn_indexes=(5, 11, 17, 23)
-    ),
-    "vit_h": EncoderSpec(
-        name="vit_h", embed_dim=1280, depth=32, num_heads=16, global_attn_indexes=(7, 15, 23, 31)
-    ),
-    # For the demo and the tests: no published weights exist for it. The 16x16 grid does not divide
-    # by the window, so padding is exercised; both kinds of block are present.
-    "vit_tiny": EncoderSpec(
-        name="vit_tiny",
-        embed_dim=96,
-        depth=4,
-        num_heads=3,
-        global_attn_indexes=(1, 3),
-        window_size=7,
-        image_size=(256, 256),
-    ),
-}
 
 
 class _HeadBase(Strict):
@@ -260,6 +165,15 @@ def default_classes(
     return tuple(ClassSpec(name=n, colour=c) for n, c in zip(names, colours, strict=True))
 
 
+class WeightsInfo(Strict):
+    """Published weights: name, SHA-256 of the file, where it is from, under which licence."""
+
+    name: str = Field(min_length=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    origin: str
+    licence: str
+
+
 class ModelSpec(Strict):
     """A whole segmenter: slices (B, 1, H, W) float32 raw -> labels (B, H, W) uint8, logits."""
 
@@ -302,24 +216,3 @@ class ModelSpec(Strict):
             ),
         }
         return tuple(known[name] for name in self.outputs)
-
-
-def parse_spec(cls: type[_T], value: Any, *, what: str | None = None) -> _T:
-    """Validate `value` (dict or JSON text) as `cls`, with a one-line error.
-
-    Raises:
-        SpecError: naming the first offending field, what it holds and what is expected.
-    """
-    try:
-        if isinstance(value, str | bytes):
-            return cls.model_validate_json(value)
-        return cls.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "value"
-        shown = re.sub(r"\s+", " ", repr(first["input"]))[:80]
-        raise SpecError(
-            f"{what or cls.__name__} is not valid at '{where}'",
-            got=shown,
-            expected=first["msg"],
-        ) from error

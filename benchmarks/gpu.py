@@ -28,9 +28,10 @@ from autosam_deploy.benchmarks.report.live import Progress, show
 from autosam_deploy.benchmarks.report.write import Forms
 from autosam_deploy.cli.shell import AutosamCommand
 from autosam_deploy.cores import usable_cores
+from autosam_deploy.encoders import ENCODERS
 from autosam_deploy.errors import AutosamError, MissingExtraError, UsageError
 from autosam_deploy.extras import require
-from autosam_deploy.spec import ENCODERS, AutosamHead
+from autosam_deploy.spec import AutosamHead
 
 #: Peers whose loading takes no plain export; compiling takes longest and comes last.
 _PEERS = ("eager", *KERNELS, "autocast", *FUSED, "eager-tf32", "compile-autocast", "compile")

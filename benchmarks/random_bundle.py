@@ -16,11 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autosam_deploy.bundle.manifest import UNTRAINED_USE, Artefact, Manifest, Provenance
+from autosam_deploy.bundle.manifest import (
+    SCHEMA_VERSION,
+    UNTRAINED_USE,
+    Artefact,
+    Manifest,
+    Provenance,
+)
 from autosam_deploy.bundle.writer import create_bundle
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.files import write_json
 from autosam_deploy.parity import ParityRecord, compare, reference_of
-from autosam_deploy.spec import EncoderSpec, HeadSpec
+from autosam_deploy.spec import HeadSpec
 from autosam_deploy.volumes.phantom import make_phantom
 
 _SIDE = 96
@@ -73,7 +80,7 @@ def write_random_bundle(
         write_json(writer.folder / "parity.json", record.model_dump(mode="json"))
         writer.finish(
             Manifest(
-                schema_version=1,
+                schema_version=SCHEMA_VERSION,
                 name=path.name.removesuffix(".autosam"),
                 trained=False,
                 intended_use=UNTRAINED_USE,

@@ -22,10 +22,11 @@ from rich.table import Table
 from autosam_deploy.benchmarks.machine import machine_record
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
 from autosam_deploy.cores import usable_cores
+from autosam_deploy.encoders import ENCODERS
 from autosam_deploy.errors import UsageError
 from autosam_deploy.extras import require
 from autosam_deploy.files import write_json
-from autosam_deploy.spec import ENCODERS, HEAD_KINDS
+from autosam_deploy.spec import HEAD_KINDS
 
 if TYPE_CHECKING:
     from autosam_deploy.models.segmenter import Segmenter
@@ -165,7 +166,7 @@ def _slices(options: dict[str, Any]) -> tuple[LabelledSlices, int]:
 
 def _encoder(options: dict[str, Any]) -> Any:
     from autosam_deploy.models.checkpoints import read_checkpoint, write_encoder
-    from autosam_deploy.models.encoder import seeded_encoder_state
+    from autosam_deploy.models.encoders import seeded_encoder_state
     from autosam_deploy.training.embedding.encoding import frozen_encoder
 
     sam, random = options["sam_checkpoint"], options["random_encoder"]

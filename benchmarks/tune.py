@@ -25,11 +25,11 @@ from rich.table import Table
 from autosam_deploy.benchmarks.gpu import missing_gpu
 from autosam_deploy.benchmarks.harness.verdict import ENVIRONMENT
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
+from autosam_deploy.encoders import ENCODERS, VitEncoder
 from autosam_deploy.errors import OutOfMemoryError, UsageError
 from autosam_deploy.files import write_json
 from autosam_deploy.kernels.measured import user_file
 from autosam_deploy.kernels.tiles import Kind, Measured, Tiles, candidates, load_tiles, tiles_for
-from autosam_deploy.spec import ENCODERS, EncoderSpec
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,8 @@ MARGIN = 0.02
 #: Rows of a table beside the starting value's.
 _SHOWN = 5
 _DTYPES = ("fp16", "bf16")
+#: The kernels are those of ViTs' attention.
+_VITS = {name: one for name, one in ENCODERS.items() if isinstance(one, VitEncoder)}
 
 #: Returns the seconds of tiles, or raises `RefusedError`.
 Measure = Callable[[Tiles], float]
@@ -168,7 +170,7 @@ def measure_with(problems: Sequence[Problem], device: torch.device, timer: Timer
 
 
 def jobs_of(
-    encoders: Sequence[EncoderSpec], *, dtypes: Sequence[str], batch: int, device: torch.device
+    encoders: Sequence[VitEncoder], *, dtypes: Sequence[str], batch: int, device: torch.device
 ) -> dict[tuple[Kind, int], list[Problem]]:
     """Return the problems of every kind and head width that the encoders have.
 
@@ -304,7 +306,7 @@ def parse_words(option: str, text: str, known: Sequence[str]) -> list[str]:
 @click.pass_context
 def main(ctx: click.Context, /, **options: Any) -> None:
     """Time all tiles of the attention kernels on this GPU and keep the fastest that are right."""
-    models = parse_words("--models", options["models"], tuple(ENCODERS))
+    models = parse_words("--models", options["models"], tuple(_VITS))
     dtypes = parse_words("--dtypes", options["dtypes"], _DTYPES)
     if (out := options["out"] or user_file()) is None:
         raise UsageError("no folder of this user for measured tiles", todo="name a file with --out")
@@ -315,7 +317,7 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     measured = load_tiles(out) if out.exists() else {}
     quiet = options["quiet"] or options["as_json"]
     name, choices = run(
-        [ENCODERS[one] for one in models],
+        [_VITS[one] for one in models],
         dtypes=dtypes,
         batch=options["batch"],
         seconds=60 * options["minutes"],
@@ -335,7 +337,7 @@ def main(ctx: click.Context, /, **options: Any) -> None:
 
 
 def run(
-    encoders: Sequence[EncoderSpec],
+    encoders: Sequence[VitEncoder],
     *,
     dtypes: Sequence[str],
     batch: int,

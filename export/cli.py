@@ -11,6 +11,7 @@ from rich.console import Console
 
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.cli.shell import AutosamGroup, common_options, echo_json
+from autosam_deploy.encoders import ENCODERS
 from autosam_deploy.export.checks.command import verify_command
 from autosam_deploy.export.engines.command import (
     engine_command,
@@ -37,7 +38,7 @@ from autosam_deploy.export.show import show_facts, show_result
 from autosam_deploy.export.triton.command import triton_command
 from autosam_deploy.extras import require
 from autosam_deploy.models.image_size import show_image_size
-from autosam_deploy.spec import ENCODERS, HEAD_KINDS
+from autosam_deploy.spec import HEAD_KINDS
 
 if TYPE_CHECKING:
     from autosam_deploy.export.engines.request import EngineRequest
@@ -87,7 +88,7 @@ _LOWERINGS = ("auto", "explicit", "masked", "augmented")
 @click.option(
     "--sam-checkpoint",
     type=click.Path(path_type=Path),
-    help="SAM's weights (official, MedSAM or Hugging Face).",
+    help="SAM's weights: a file (official, MedSAM, MobileSAM, Hugging Face), or litemedsam.",
 )
 @click.option(
     "-o",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autosam_deploy.errors import UsageError
+from autosam_deploy.models.named import NAMED
 
 HEAD_FILE = "head.safetensors"
 RUN_FILE = "run.json"
@@ -64,6 +65,8 @@ def _encoder_beside(head: Path) -> Path | None:
         raise UsageError(f"'{run}' cannot be read", got=str(error), todo="train again") from error
     if named is None:
         return None
+    if named in NAMED:
+        return Path(named)
     path = (run.parent / str(named)).resolve()
     if not path.is_file():
         raise UsageError(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from autosam_deploy.encoders import ENCODERS
 from autosam_deploy.errors import UsageError
 from autosam_deploy.export.finding import BUNDLE_FOLDER, find_head
 from autosam_deploy.models.image_size import ImageSize, at_image_size, parse_image_size
-from autosam_deploy.spec import ENCODERS, HeadKind, OutputName, plain_head
+from autosam_deploy.spec import HeadKind, OutputName, plain_head
 
 #: What a graph can be exported in; int8 is added to a bundle that is there.
 GraphPrecision = Literal["fp32", "fp16"]

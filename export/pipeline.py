@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 
 from autosam_deploy.bundle.manifest import (
+    SCHEMA_VERSION,
     UNTRAINED_USE,
     Artefact,
     FileRef,
@@ -244,7 +245,7 @@ class _Run:
         assembled = self.assembled
         trained = assembled.trained and not assembled.position_missing
         return Manifest(
-            schema_version=1,
+            schema_version=SCHEMA_VERSION,
             name=name,
             trained=trained,
             intended_use=self.plan.intended_use or (DEFAULT_USE if trained else UNTRAINED_USE),
@@ -260,6 +261,7 @@ class _Run:
                 versions=_versions(),
                 sources=dict(assembled.sources),
                 encoder_sha256=assembled.encoder_sha256,
+                encoder_weights=assembled.encoder_weights,
             ),
         )
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autosam_deploy.spec import EncoderSpec, PreprocessSpec
+from autosam_deploy.encoders import EncoderSpec
+from autosam_deploy.spec import PreprocessSpec
 from autosam_deploy.volumes.cases import find_cases
 from autosam_deploy.volumes.phantom import make_phantom
 from autosam_deploy.volumes.read import read_volume

@@ -27,17 +27,17 @@ from typing import Any
 
 import pytest
 
+from autosam_deploy.encoders import EncoderSpec, VitEncoder
 from autosam_deploy.spec import (
     AutosamHead,
     CnnHead,
-    EncoderSpec,
     HeadKind,
     LinearHead,
     ModelSpec,
     default_classes,
 )
 
-TINY = EncoderSpec(
+TINY = VitEncoder(
     # 6x6 token grid, windows of 4 (so both axes are padded), one global block, 32 channels out.
     name="tiny_test",
     embed_dim=48,

@@ -57,7 +57,8 @@ def test_hippocampus(shared_data: Path, tmp_path: Path) -> None:
     run(
         train_command,
         *("--images", images, "--labels", masks, "--classes", ",".join(CLASSES)),
-        *("--head", "autosam", "--random-encoder", "vit_tiny", "--epochs", 8, "--val", 1),
+        *("--head", "autosam", "--random-encoder", "vit_tiny"),
+        *("--recipe", "reference", "--epochs", 8, "--val", 1),
         *("--runs", tmp_path / "runs"),
     )
     run(export, "--head", "autosam", "--fp16", "--runs", tmp_path / "runs", "--samples", images)

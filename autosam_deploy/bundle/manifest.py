@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from autosam_deploy.spec import ModelSpec, Strict, TensorSpec
+from autosam_deploy.spec import ModelSpec, TensorSpec, WeightsInfo
+from autosam_deploy.strict import Strict
 
-SCHEMA_VERSION = 1
+#: 2 has encoders of several kinds and says where their weights are from.
+SCHEMA_VERSION: Literal[2] = 2
 MANIFEST = "manifest.json"
 #: "int8" is integers in the encoder's linear layers and float32 everywhere else.
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -173,19 +175,24 @@ class GoldenCase(Strict):
 
 
 class Provenance(Strict):
-    """Where a bundle comes from. `sources`: file name -> sha256 of the weights files."""
+    """Where a bundle comes from.
+
+    sources: file name -> sha256 of the weights files. encoder_weights: published weights that the
+    encoder's are, where they are known.
+    """
 
     created: str
     command: str
     versions: dict[str, str]
     sources: dict[str, str]
     encoder_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    encoder_weights: WeightsInfo | None = None
 
 
 class Manifest(Strict):
     """The content of `manifest.json`."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     name: str = Field(min_length=1)
     trained: bool
     intended_use: str

@@ -26,7 +26,7 @@ from autosam_deploy.bundle.manifest import (
 from autosam_deploy.bundle.members import list_members
 from autosam_deploy.errors import BundleError, SpecError
 from autosam_deploy.files import sha256_file
-from autosam_deploy.spec import parse_spec
+from autosam_deploy.strict import parse_spec
 
 _LOG = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from autosam_deploy.errors import UsageError
 _EXAMPLES = """\b
 Examples (what `make demo` runs):
   autosam-demo data
-  autosam-train --data runs/demo --head autosam --random-encoder vit_tiny --epochs 24
+  autosam-train --data runs/demo --head autosam --random-encoder vit_tiny --recipe reference \\
+      --epochs 24
   autosam-export --head autosam --fp16 --samples runs/demo/imagesTr
   autosam-predict runs/autosam/model.autosam -i runs/demo/imagesTs -o runs/demo/predicted --preview
   autosam-evaluate runs/demo/predicted runs/demo/labelsTs --classes runs/demo/dataset.json

@@ -12,20 +12,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
+from autosam_deploy.encoders import ENCODERS
 from autosam_deploy.errors import CheckpointError, OutputError, UsageError
 from autosam_deploy.extras import require
 from autosam_deploy.models.image_size import parse_image_size
 from autosam_deploy.sizes import parse_bytes
-from autosam_deploy.spec import ENCODERS, HEAD_KINDS, PreprocessSpec, parse_spec
+from autosam_deploy.spec import HEAD_KINDS, PreprocessSpec
+from autosam_deploy.strict import parse_spec
 
 if TYPE_CHECKING:
     from autosam_deploy.cli.training import Screen
     from autosam_deploy.training.datasets.loading import LabelledSlices
+    from autosam_deploy.training.fitting.recipe import FitConfig
     from autosam_deploy.training.run import TrainRequest
 
 _EXAMPLES = """
 \b
 Examples:
+  autosam-train --data heart/ --head autosam --sam-checkpoint litemedsam
+      the pretrained LiteMedSAM of the extra 'weights': small enough for a CPU
   autosam-train --data Task04_Hippocampus/ --head autosam --sam-checkpoint sam_vit_b_01ec64.pth
       an nnU-Net or Decathlon folder; a fifth of its volumes choose the best epoch
   autosam-train --images images/ --labels labels/ --head cnn --sam-checkpoint medsam_vit_b.pth \\
@@ -46,6 +51,7 @@ Then:
 """
 _PATH = click.Path(path_type=Path)
 _RANDOM_SEED = 0
+_STEADY_VIEWS = 2
 
 
 @click.command(
@@ -55,7 +61,7 @@ _RANDOM_SEED = 0
 )
 @click.option("--images", type=_PATH, help="Folder of volumes, DICOM series or PNG folders.")
 @click.option("--labels", type=_PATH, help="Folder of their labels, with the same names.")
-@click.option("--data", type=_PATH, help="Folder that holds both, such as nnU-Net's raw layout.")
+@click.option("--data", type=_PATH, help="Folder that holds both: nnU-Net, ACDC, M&Ms, BIDS, ...")
 @click.option("--channel", type=int, help="Which channel, where cases have several.")
 @click.option("--classes", help="Names by comma, a file with one a line, or a dataset.json.")
 @click.option(
@@ -65,14 +71,21 @@ _RANDOM_SEED = 0
     show_default=True,
     help="Image axis to slice along; auto: the largest spacing, else k.",
 )
-@click.option("--volumes", help="Volumes to learn from: a number, names by comma, or a file.")
 @click.option(
-    "--val", help="Volumes that choose the best epoch, likewise [a fifth]; 0: those of training."
+    "--volumes",
+    help="Volumes to learn from: a number (up to whole patients), names by comma, or a file.",
 )
-@click.option("--split", type=_PATH, help="JSON file with lists of names: train, val.")
+@click.option(
+    "--val",
+    help="Volumes that choose the best epoch, likewise [a fifth of the patients]; "
+    "0: those of training.",
+)
+@click.option(
+    "--split", type=_PATH, help="JSON file with lists train, val, test [split.json of --data]."
+)
 @click.option("--skip-empty", is_flag=True, help="Leave out volumes without foreground.")
 @click.option("--head", type=click.Choice(HEAD_KINDS), default="autosam", show_default=True)
-@click.option("--sam-checkpoint", type=_PATH, help="SAM's weights: official, MedSAM, Hugging Face.")
+@click.option("--sam-checkpoint", type=_PATH, help="SAM's weights: a file, or litemedsam.")
 @click.option(
     "--random-encoder",
     type=click.Choice(sorted(ENCODERS)),
@@ -86,22 +99,24 @@ _RANDOM_SEED = 0
     show_default=True,
     help="slice-minmax | slice-zscore | none | window:LEVEL,WIDTH",
 )
-@click.option(
-    "--views", type=int, default=0, show_default=True, help="Augmented copies of every slice."
-)
+@click.option("--views", type=int, help="Augmented copies of every slice [2; recipe reference: 0].")
 @click.option("--views-seed", type=int, default=0, show_default=True)
 @click.option("--view-recipe", type=_PATH, help="JSON file with fields of the view recipe.")
-@click.option("--epochs", type=int, default=120, show_default=True)
-@click.option("--batch", type=int, default=4, show_default=True, help="Slices a step.")
-@click.option("--lr", type=float, default=5e-4, show_default=True, help="Learning rate of Adam.")
-@click.option("--lr-factor", type=float, default=0.1, show_default=True, help="On a plateau.")
-@click.option("--lr-patience", type=int, default=10, show_default=True, help="Epochs of a plateau.")
 @click.option(
-    "--patience",
-    type=int,
-    default=40,
+    "--recipe",
+    type=click.Choice(("steady", "reference")),
+    default="steady",
     show_default=True,
-    help="Stop after so many epochs without a higher validation Dice; 0: never.",
+    help="steady: falling rate, averaged weights, views; reference: as AutoSAM's authors.",
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Of recipe steady, about [the head's].")
+@click.option("--epochs", type=int, help="Of recipe reference [120].")
+@click.option("--batch", type=int, help="Slices a step [4].")
+@click.option("--lr", type=float, help="Learning rate of Adam [the recipe's].")
+@click.option("--lr-factor", type=float, help="On a plateau; of recipe reference [0.1].")
+@click.option("--lr-patience", type=int, help="Epochs of a plateau; of recipe reference [10].")
+@click.option(
+    "--patience", type=int, help="Stop after so many epochs without a higher validation Dice [40]."
 )
 @click.option("--start-from", type=_PATH, help="A head's file whose weights are the start.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -155,7 +170,9 @@ def main(**options: Any) -> None:
         # Options are looked at before volumes are read: a typo costs no minute.
         request = _request(options, screen)
         data = _read_data(options, screen)
-        request = replace(request, class_names=data.class_names)
+        slices = sum(len(volume.slices) for volume in data.train)
+        config = _config(options, slices)
+        request = replace(request, class_names=data.class_names, config=config)
         from autosam_deploy.training.run import train_head
 
         trained = train_head(
@@ -204,24 +221,25 @@ def _check_folder(folder: Path, options: dict[str, Any]) -> None:
 
 def _read_data(options: dict[str, Any], screen: Screen) -> _Data:
     """Find, split and read the volumes."""
+    from autosam_deploy.training.datasets.choosing import split_dataset
     from autosam_deploy.training.datasets.classes import class_names, given_names
     from autosam_deploy.training.datasets.loading import load_dataset
     from autosam_deploy.training.datasets.pairs import find_dataset
-    from autosam_deploy.training.datasets.splits import choose_split, read_split
 
     dataset = find_dataset(
         options["images"], options["labels"], options["data"], channel=options["channel"]
     )
-    names, val = dataset.names, options["val"]
-    if options["split"] is not None:
-        split = read_split(options["split"], names)
-        names = tuple(sorted({*split.train, *split.validation}))
-        val = val or (",".join(split.validation) or None)
-    train, validation = choose_split(names, volumes=options["volumes"], val=val)
-    chosen = dataset.select([*train, *validation])
+    screen.say(dataset.summary)
+    chosen = split_dataset(
+        dataset, split=options["split"], volumes=options["volumes"], val=options["val"]
+    )
+    for line in chosen.said:
+        screen.say(line)
+    for note in (*dataset.notes, *chosen.notes):
+        screen.note(note)
     given = given_names(options["classes"], dataset)
     loaded = load_dataset(
-        chosen,
+        dataset.select([*chosen.train, *chosen.validation]),
         num_classes=None if given is None else len(given),
         axis=options["axis"],
         empty="skip" if options["skip_empty"] else "refuse",
@@ -231,8 +249,8 @@ def _read_data(options: dict[str, Any], screen: Screen) -> _Data:
         screen.note(note)
     by_name = {volume.name: volume for volume in loaded.volumes}
     data = _Data(
-        [by_name[name] for name in train if name in by_name],
-        [by_name[name] for name in validation if name in by_name],
+        [by_name[name] for name in chosen.train if name in by_name],
+        [by_name[name] for name in chosen.validation if name in by_name],
         class_names(options["classes"], dataset, loaded.labels_present),
     )
     screen.data(data.train, data.validation, data.class_names)
@@ -241,7 +259,6 @@ def _read_data(options: dict[str, Any], screen: Screen) -> _Data:
 
 def _request(options: dict[str, Any], screen: Screen) -> TrainRequest:
     """Put the options together as the library takes them; the data will name the classes."""
-    from autosam_deploy.training.fitting.recipe import FitConfig
     from autosam_deploy.training.run import TrainRequest
 
     size: str | None = options["image_size"]
@@ -250,16 +267,7 @@ def _request(options: dict[str, Any], screen: Screen) -> TrainRequest:
         class_names=(),
         sam_checkpoint=_encoder_file(options, screen),
         cache=options["cache"] or options["runs"] / "cache",
-        config=FitConfig(
-            epochs=options["epochs"],
-            batch=options["batch"],
-            learning_rate=options["lr"],
-            lr_factor=options["lr_factor"],
-            lr_patience=options["lr_patience"],
-            patience=options["patience"],
-            seed=options["seed"],
-            time_limit_s=options["time_limit"],
-        ),
+        config=_config(options, slices=1),
         preprocess=_preprocess(options),
         image_size=None if size is None else parse_image_size(size),
         views=_views(options),
@@ -273,6 +281,38 @@ def _request(options: dict[str, Any], screen: Screen) -> TrainRequest:
         start_from=options["start_from"],
         command=shlex.join(["autosam-train", *sys.argv[1:]]),
     )
+
+
+def _config(options: dict[str, Any], slices: int) -> FitConfig:
+    """Return the recipe for so many training slices, with what the options change in it."""
+    from autosam_deploy.training.fitting.recipe import FitConfig, steady
+
+    if options["recipe"] == "reference":
+        if options["steps"] is not None:
+            raise UsageError("--steps", got="--recipe reference", expected="--epochs")
+        config = FitConfig()
+    else:
+        if given := [one for one in ("lr_factor", "lr_patience") if options[one] is not None]:
+            name = f"--{given[0].replace('_', '-')}"
+            raise UsageError(name, got="--recipe steady", expected="--recipe reference")
+        config = steady(options["head"], slices, steps=options["steps"])
+        if options["epochs"] is not None:
+            config = replace(config, passes=1)
+    changes = {
+        field: options[option]
+        for option, field in (
+            ("epochs", "epochs"),
+            ("batch", "batch"),
+            ("lr", "learning_rate"),
+            ("lr_factor", "lr_factor"),
+            ("lr_patience", "lr_patience"),
+            ("patience", "patience"),
+            ("seed", "seed"),
+            ("time_limit", "time_limit_s"),
+        )
+        if options[option] is not None
+    }
+    return replace(config, **changes)
 
 
 def _encoder_file(options: dict[str, Any], screen: Screen) -> Path:
@@ -303,7 +343,7 @@ def _encoder_file(options: dict[str, Any], screen: Screen) -> Path:
 
 def _random_encoder(runs: Path, name: str, screen: Screen) -> Path:
     from autosam_deploy.models.checkpoints import write_encoder
-    from autosam_deploy.models.encoder import seeded_encoder_state
+    from autosam_deploy.models.encoders import seeded_encoder_state
 
     path = runs / "encoders" / f"{name}-random.safetensors"
     if not path.is_file():
@@ -333,7 +373,12 @@ def _views(options: dict[str, Any]) -> Any:
     from autosam_deploy.training.embedding.versions import Views
     from autosam_deploy.training.embedding.views import ViewRecipe
 
-    views = Views(options["views"], seed=options["views_seed"])
+    steady = options["recipe"] == "steady"
+    count = options["views"]
+    if count is None:
+        count = _STEADY_VIEWS if steady else 0
+    recipe = ViewRecipe.gentle() if steady else ViewRecipe()
+    views = Views(count, recipe=recipe, seed=options["views_seed"])
     path: Path | None = options["view_recipe"]
     if path is not None:
         if not path.is_file():

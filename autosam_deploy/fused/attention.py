@@ -30,8 +30,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 
+from autosam_deploy.encoders import VitEncoder
 from autosam_deploy.fused.nodes import Node
-from autosam_deploy.spec import EncoderSpec
 
 #: Scores a block may hold, over all heads of one slice. Measured on one global layer of vit_b
 #: (2 cores, ONNX Runtime): 8 to 32 blocks run as fast as one, with an eighth of the memory.
@@ -198,7 +198,7 @@ class Lowering:
     heads_at_once: tuple[int, int] = (0, 0)
     mlp_parts: int = 1
 
-    def channel_groups(self, spec: EncoderSpec, *, window: int) -> list[slice]:
+    def channel_groups(self, spec: VitEncoder, *, window: int) -> list[slice]:
         """Return the channels of the groups of heads that a block works on in turn.
 
         Args:
@@ -214,7 +214,7 @@ class Lowering:
             for start, end in zip(starts, ends, strict=True)
         ]
 
-    def row_groups(self, spec: EncoderSpec) -> list[slice]:
+    def row_groups(self, spec: VitEncoder) -> list[slice]:
         """Return the token rows that the MLP of a block works on in turn."""
         rows = spec.grid[0]
         size = -(-rows // self.mlp_parts) if _is_large(spec) else rows
@@ -225,7 +225,7 @@ class Lowering:
 LARGE_GRID = 1024
 
 
-def _is_large(spec: EncoderSpec) -> bool:
+def _is_large(spec: VitEncoder) -> bool:
     return spec.grid[0] * spec.grid[1] >= LARGE_GRID
 
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import ExportError
 from autosam_deploy.fused.attention import LOWERINGS
-from autosam_deploy.fused.encoder import FusedEncoder
+from autosam_deploy.fused.encoders import fuse_encoder
 from autosam_deploy.fused.image import ImageInput
-from autosam_deploy.spec import EncoderSpec, PreprocessSpec
+from autosam_deploy.spec import PreprocessSpec
 
 
 class FusedEmbedder(nn.Module):
@@ -27,7 +28,7 @@ class FusedEmbedder(nn.Module):
         """Copy and rearrange an encoder's weights.
 
         Args:
-            state: names as `ImageEncoderViT` has them, tables fitting `spec.grid`.
+            state: an encoder's weights, tables fitting `spec.grid`.
             spec: the encoder at its image size.
             preprocess: the recipe; its pixel normalisation is folded in.
             lowering: how attention is written: a key of `attention.LOWERINGS`.
@@ -42,8 +43,9 @@ class FusedEmbedder(nn.Module):
             )
         self.spec = spec
         self.lowering = lowering
-        self.input = ImageInput(preprocess, spec.image_size)
-        self.encoder = FusedEncoder(state, spec, preprocess=preprocess, lowering=lowering)
+        fused = fuse_encoder(state, spec, preprocess=preprocess, lowering=lowering)
+        self.input = ImageInput(preprocess, spec.image_size, padded_stem=fused.padded_stem)
+        self.encoder = fused
         self.eval().requires_grad_(False)
 
     def forward(self, slices: Tensor) -> Tensor:

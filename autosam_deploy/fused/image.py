@@ -19,21 +19,29 @@ class ImageInput(Node):
     """Raw slices (B, 1, H, W) -> grey encoder input (B, 1 or 2, Hs, Ws).
 
     The pixel mean and std are not applied here: they are folded into the patch embedding
-    (`encoder.fold_grey`). The second channel, 1 inside the picture and 0 in the padding, is there
+    (`grey.fold_grey`). The second channel, 1 inside the picture and 0 in the padding, is there
     only when that folding needs it.
     """
 
     keep_fp32 = "normalisation"
 
-    def __init__(self, preprocess: PreprocessSpec, image_size: tuple[int, int]) -> None:
-        """Take the recipe and the encoder's input size (height, width)."""
+    def __init__(
+        self, preprocess: PreprocessSpec, image_size: tuple[int, int], *, padded_stem: bool = False
+    ) -> None:
+        """Take the recipe and the encoder's input size (height, width).
+
+        `padded_stem`: the encoder's first convolution pads (see `models.preprocess.marks_padding`).
+        """
         super().__init__()
         self.preprocess = preprocess
         self.image_size = image_size
+        self.padded_stem = padded_stem
 
     def forward(self, slices: Tensor) -> Tensor:
         """Normalise, resize, pad."""
-        return to_grey_input(self.enter(slices), self.preprocess, self.image_size)
+        return to_grey_input(
+            self.enter(slices), self.preprocess, self.image_size, padded_stem=self.padded_stem
+        )
 
 
 class LogitsOutput(Node):

@@ -101,9 +101,14 @@ class LayerNorm(Node):
 class Add(Node):
     """Residual sum; its dtype is the precision of the residual stream behind it."""
 
+    def __init__(self, *, activation: str | None = None) -> None:
+        """Take what the sum goes through: "gelu", "relu" or None."""
+        super().__init__()
+        self.activation = activation
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Add two tensors of one shape."""
-        return self.watch(self.enter(x) + self.enter(y))
+        return activate(self.watch(self.enter(x) + self.enter(y)), self.activation)
 
 
 class Conv(Node):
@@ -116,19 +121,26 @@ class Conv(Node):
         *,
         stride: int = 1,
         padding: int = 0,
+        groups: int = 1,
         activation: str | None = None,
     ) -> None:
-        """Take weight (out, in, kh, kw) and bias (out,) or None."""
+        """Take weight (out, in / groups, kh, kw) and bias (out,) or None."""
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone(), False)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), False)
         self.stride = stride
         self.padding = padding
+        self.groups = groups
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, H', W')."""
         y = F.conv2d(
-            self.enter(x), self.weight, self.bias, stride=self.stride, padding=self.padding
+            self.enter(x),
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            groups=self.groups,
         )
         return activate(self.watch(y), self.activation)

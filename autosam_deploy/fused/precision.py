@@ -22,7 +22,7 @@ from torch import Tensor
 
 from autosam_deploy.errors import ExportError
 from autosam_deploy.fused.nodes import Node
-from autosam_deploy.spec import Strict
+from autosam_deploy.strict import Strict
 
 if TYPE_CHECKING:
     from autosam_deploy.fused.segmenter import FusedSegmenter

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autosam_deploy.errors import ExportError
 from autosam_deploy.fused.attention import LOWERINGS
-from autosam_deploy.fused.encoder import FusedEncoder
+from autosam_deploy.fused.encoders import fuse_encoder
 from autosam_deploy.fused.heads.autosam import FusedAutosamHead
 from autosam_deploy.fused.heads.cnn import FusedCnnHead
 from autosam_deploy.fused.heads.linear import FusedLinearHead
@@ -35,10 +35,11 @@ class FusedSegmenter(nn.Module):
         state = segmenter.state_dict()
         prefix = "image_encoder."
         encoder = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-        self.input = ImageInput(spec.preprocess, spec.encoder.image_size)
-        self.encoder = FusedEncoder(
-            encoder, spec.encoder, preprocess=spec.preprocess, lowering=lowering
+        fused = fuse_encoder(encoder, spec.encoder, preprocess=spec.preprocess, lowering=lowering)
+        self.input = ImageInput(
+            spec.preprocess, spec.encoder.image_size, padded_stem=fused.padded_stem
         )
+        self.encoder = fused
         grid = spec.encoder.grid
         self.head: nn.Module
         if isinstance(spec.head, AutosamHead) and segmenter.pe_layer is not None:

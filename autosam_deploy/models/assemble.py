@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import CheckpointError
 from autosam_deploy.files import sha256_file
 from autosam_deploy.models.checkpoints import Checkpoint, HeadInfo
-from autosam_deploy.models.encoder import resize_encoder_state, seeded_encoder_state
+from autosam_deploy.models.encoders import resize_encoder_state, seeded_encoder_state
 from autosam_deploy.models.hashing import weights_sha256
 from autosam_deploy.models.heads import POSITION_KEY, seeded_head_state
 from autosam_deploy.models.image_size import ImageSize, show_image_size
@@ -26,14 +27,14 @@ from autosam_deploy.models.matching import (
 from autosam_deploy.models.segmenter import ENCODER_PREFIX, Segmenter, segmenter_from_state
 from autosam_deploy.spec import (
     ClassSpec,
-    EncoderSpec,
     HeadSpec,
     ModelSpec,
     OutputName,
     PreprocessSpec,
+    WeightsInfo,
     default_classes,
-    parse_spec,
 )
+from autosam_deploy.strict import parse_spec
 
 _BOTH: tuple[OutputName, ...] = ("labels", "logits")
 #: Seed of the matrix that stands in for a missing one.
@@ -51,6 +52,7 @@ class Assembled:
         trained: False for random weights, which are good for latency work only.
         position_missing: the positional matrix is random: logits are not those of training.
         sources: file name -> SHA-256 of the file, for provenance.
+        encoder_weights: published weights that the encoder's are, if known.
     """
 
     segmenter: Segmenter
@@ -59,6 +61,7 @@ class Assembled:
     trained: bool
     position_missing: bool
     sources: Mapping[str, str]
+    encoder_weights: WeightsInfo | None = None
 
     def info(self) -> HeadInfo:
         """Return what a file with these weights should say about itself.
@@ -71,6 +74,7 @@ class Assembled:
             preprocess=self.spec.preprocess,
             encoder=self.spec.encoder,
             encoder_sha256=self.encoder_sha256,
+            encoder_weights=self.encoder_weights,
             untrained=not self.trained or self.position_missing,
         )
 
@@ -129,6 +133,7 @@ def assemble(
         trained=head.info is None or not head.info.untrained,
         position_missing=not head.has_position,
         sources=_hash_files(head, sam),
+        encoder_weights=head.weights or source.weights,
     )
 
 
@@ -174,6 +179,7 @@ def untrained(
         trained=False,
         position_missing=False,
         sources=_hash_files(sam),
+        encoder_weights=None if sam is None else sam.weights,
     )
 
 

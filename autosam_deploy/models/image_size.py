@@ -5,8 +5,8 @@ Free of torch, so that command lines can refuse a size before anything is loaded
 
 from __future__ import annotations
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import SpecError, UsageError
-from autosam_deploy.spec import EncoderSpec
 
 #: (height, width) in pixels.
 ImageSize = tuple[int, int]
@@ -36,26 +36,26 @@ def show_image_size(size: ImageSize) -> str:
 def at_image_size(spec: EncoderSpec, size: ImageSize) -> EncoderSpec:
     """Return an encoder for an input size that was asked for.
 
-    Both sides are multiples of the patch size; heads work on any token grid. A side is at least one
-    window long: SAM pads the grid to whole windows (segment_anything/modeling/image_encoder.py,
-    window_partition), so that below it a smaller picture leaves more padding and nothing else.
+    Both sides are multiples of a token of the embedding; heads work on any token grid. A side is at
+    least one window long: encoders pad their grid to whole windows, so that below it a smaller
+    picture leaves more padding and nothing else.
 
     Args:
         spec: the encoder, at any size.
         size: (height, width) in pixels.
 
     Raises:
-        SpecError: a side is no multiple of the patch, or too small.
+        SpecError: a side is no multiple of a token, or too small.
     """
-    patch = spec.patch_size
-    least = patch * max(1, spec.window_size)
-    if all(side % patch == 0 and side >= least for side in size):
+    token, least = spec.pixels_per_token, spec.smallest_side
+    if all(side % token == 0 and side >= least for side in size):
         return spec.resized(size)
-    windows = f", one window of {spec.window_size} patches" if spec.window_size else ""
-    height, width = (max(least, (side + patch // 2) // patch * patch) for side in size)
+    window = spec.largest_window
+    windows = f", one window of {window} tokens" if window else ""
+    height, width = (max(least, (side + token // 2) // token * token) for side in size)
     raise SpecError(
         f"the image size does not suit the encoder '{spec.name}'",
         got=show_image_size(size),
-        expected=f"multiples of the patch size {patch}, {least} or more{windows}",
+        expected=f"multiples of {token}, {least} or more{windows}",
         todo=f"take {show_image_size((height, width))}",
     )

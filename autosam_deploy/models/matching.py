@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import CheckpointError
 from autosam_deploy.models.checkpoints import Checkpoint
-from autosam_deploy.models.encoder import resize_encoder_state
+from autosam_deploy.models.encoders import resize_encoder_state
 from autosam_deploy.models.hashing import weights_sha256
 from autosam_deploy.models.image_size import ImageSize, at_image_size, show_image_size
 from autosam_deploy.models.segmenter import ENCODER_PREFIX
 from autosam_deploy.models.states import listing
-from autosam_deploy.spec import EncoderSpec
 
 
 def encoder_source(head: Checkpoint, sam: Checkpoint | None) -> Checkpoint:

@@ -77,34 +77,45 @@ def _clamp(side: int, largest: int) -> int:
     return clamped
 
 
-def marks_padding(spec: PreprocessSpec) -> bool:
+def marks_padding(spec: PreprocessSpec, *, padded_stem: bool = False) -> bool:
     """Tell whether a grey input needs a channel that says where the picture is.
 
-    The pixel mean that is folded into the patch embedding holds inside the picture only, and the
-    padding of `longest-side` stands behind the normalisation.
+    The pixel mean that is folded into the encoder's first convolution holds inside the picture
+    only, and zeros stand behind the normalisation: the padding of `longest-side`, and that of the
+    convolution itself where it has some.
+
+    Args:
+        spec: the recipe.
+        padded_stem: the encoder's first convolution pads.
     """
-    return spec.resize == "longest-side" and spec.pixel_mean is not None
+    return spec.pixel_mean is not None and (padded_stem or spec.resize == "longest-side")
 
 
-def to_grey_input(slices: Tensor, spec: PreprocessSpec, image_size: tuple[int, int]) -> Tensor:
+def to_grey_input(
+    slices: Tensor, spec: PreprocessSpec, image_size: tuple[int, int], *, padded_stem: bool = False
+) -> Tensor:
     """Turn raw slices into a grey image, without pixel mean and std.
 
     Args:
         slices: raw (B, 1, H, W).
         spec: the recipe.
         image_size: encoder input (Hs, Ws).
+        padded_stem: see `marks_padding`.
 
     Returns:
         (B, 1 or 2, Hs, Ws), float32 or float64; the second channel (see `marks_padding`) is 1
         inside the picture and 0 in the padding.
     """
     x = normalise(slices, spec)
-    if spec.resize == "stretch":
-        return bilinear(x, image_size)
-    height, width = valid_size(slices.shape[2], slices.shape[3], image_size)
+    stretched = spec.resize == "stretch"
+    height, width = (
+        image_size if stretched else valid_size(slices.shape[2], slices.shape[3], image_size)
+    )
     x = bilinear(x, (height, width))
-    if marks_padding(spec):
+    if marks_padding(spec, padded_stem=padded_stem):
         x = torch.cat([x, torch.ones_like(x)], dim=1)
+    if stretched:
+        return x
     return F.pad(x, (0, image_size[1] - width, 0, image_size[0] - height))
 
 

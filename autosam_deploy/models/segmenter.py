@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autosam_deploy.errors import SpecError
-from autosam_deploy.models.encoder import build_encoder, seeded_encoder_state
+from autosam_deploy.models.encoders import build_encoder, seeded_encoder_state
 from autosam_deploy.models.heads import build_decoder, decode, seeded_head_state
 from autosam_deploy.models.preprocess import to_encoder_input, to_slice_size
 from autosam_deploy.models.resize import Resize, bilinear
@@ -38,8 +38,7 @@ class Segmenter(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        weight: Tensor = self.image_encoder.pos_embed
-        return weight.dtype
+        return next(self.image_encoder.parameters()).dtype
 
     @property
     def _wide(self) -> torch.dtype:

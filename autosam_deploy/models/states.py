@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Mapping, Set
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from autosam_deploy.errors import CheckpointError
 
+State = Mapping[str, Tensor]
 Shapes = Mapping[str, torch.Size]
 
 #: (name, shape) -> (mean, standard deviation) of a weight.
@@ -67,6 +69,35 @@ def check_shapes(
                 got=f"shape {tuple(state[name].shape)}",
                 expected=str(tuple(shape)),
             )
+
+
+def shape_of(state: State, name: str, *, rank: int, owner: str) -> tuple[int, ...]:
+    """Return the shape of a weight that must be there.
+
+    Args:
+        state: the weights.
+        name: of the weight.
+        rank: how many axes it must have, none of them empty.
+        owner: what it belongs to, for the message.
+
+    Raises:
+        CheckpointError: it is missing, or has another rank.
+    """
+    if name not in state:
+        raise CheckpointError(f"its {owner} lacks '{name}'", expected=f"the weights of {owner}")
+    shape = tuple(state[name].shape)
+    if len(shape) != rank or 0 in shape:
+        raise CheckpointError(
+            f"weight '{name}' has an impossible shape", got=str(shape), expected=f"{rank} axes"
+        )
+    return shape
+
+
+def count_blocks(state: State, prefix: str) -> int:
+    """Return one more than the largest N in names `<prefix>N.*`."""
+    pattern = re.compile(re.escape(prefix) + r"(\d{1,3})\.")
+    found = (pattern.match(name) for name in state)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def listing(names: list[str] | tuple[str, ...], *, limit: int = 3) -> str:

@@ -13,7 +13,7 @@ from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import BundleError, SpecError
 from autosam_deploy.parity import ParityRecord
 from autosam_deploy.runtime.engine import Engine
-from autosam_deploy.spec import parse_spec
+from autosam_deploy.strict import parse_spec
 
 
 @dataclass(frozen=True)

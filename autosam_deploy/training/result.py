@@ -11,6 +11,7 @@ from typing import Any
 from autosam_deploy.extras import require
 from autosam_deploy.files import atomic_file, write_json
 from autosam_deploy.models.checkpoints import HeadInfo, write_head
+from autosam_deploy.models.named import NAMED
 from autosam_deploy.training.fitting.fit import FitResult
 from autosam_deploy.training.fitting.recipe import Epoch
 
@@ -33,8 +34,8 @@ def save_result(
         folder: `runs/<head>`.
         result: of `fit_head`.
         info: what the head's file says about itself.
-        sam_checkpoint: file of the encoder's weights; `run.json` names it relative to `folder`, so
-            that export finds it.
+        sam_checkpoint: file of the encoder's weights; `run.json` names it relative to `folder`, or
+            by the name of published weights, so that export finds it.
         record: what else belongs into `metrics.json`: data, scores, times.
         command: the command line that made the head, for `run.json`.
 
@@ -56,7 +57,14 @@ def save_result(
     )
     write_json(
         folder / "run.json",
-        {"sam_checkpoint": os.path.relpath(sam_checkpoint, folder), "command": command},
+        {
+            "sam_checkpoint": (
+                str(sam_checkpoint)
+                if str(sam_checkpoint) in NAMED
+                else os.path.relpath(sam_checkpoint, folder)
+            ),
+            "command": command,
+        },
     )
     head = folder / HEAD_FILE
     write_head(head, result.state, info)

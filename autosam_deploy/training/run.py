@@ -18,12 +18,7 @@ from autosam_deploy.files import sha256_file
 from autosam_deploy.models.checkpoints import HeadInfo, read_checkpoint
 from autosam_deploy.models.heads import Head
 from autosam_deploy.models.image_size import ImageSize
-from autosam_deploy.spec import (
-    HeadKind,
-    ModelSpec,
-    PreprocessSpec,
-    default_classes,
-)
+from autosam_deploy.spec import HeadKind, ModelSpec, PreprocessSpec, default_classes
 from autosam_deploy.training.datasets.loading import LabelledSlices
 from autosam_deploy.training.device import choose_device
 from autosam_deploy.training.embedding.cache import CacheDtype
@@ -288,6 +283,7 @@ def _info(
         preprocess=spec.preprocess,
         encoder=spec.encoder,
         encoder_sha256=encoder.sha256,
+        encoder_weights=encoder.weights,
         training={
             "volumes": volumes[0],
             "validation_volumes": volumes[1],

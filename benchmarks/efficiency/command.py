@@ -19,11 +19,12 @@ from autosam_deploy.benchmarks.efficiency.plan import (
     uses_encoder,
 )
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
+from autosam_deploy.encoders import ENCODERS
 from autosam_deploy.errors import UsageError
 from autosam_deploy.extras import require
 from autosam_deploy.models.image_size import ImageSize, parse_image_size
 from autosam_deploy.sizes import parse_bytes
-from autosam_deploy.spec import ENCODERS, PreprocessSpec
+from autosam_deploy.spec import PreprocessSpec
 
 if TYPE_CHECKING:
     from autosam_deploy.benchmarks.efficiency.material import StudyData
@@ -74,7 +75,7 @@ _RANDOM_SEED = 0
 @click.option(
     "--val", help="Volumes that choose epochs, likewise [4]; 0: those that are learned from."
 )
-@click.option("--sam-checkpoint", type=_PATH, help="SAM's weights: official, MedSAM, Hugging Face.")
+@click.option("--sam-checkpoint", type=_PATH, help="SAM's weights: a file, or litemedsam.")
 @click.option(
     "--random-encoder",
     type=click.Choice(sorted(ENCODERS)),
@@ -285,7 +286,7 @@ def _sam(options: dict[str, Any], methods: tuple[Method, ...], screen: Screen) -
 def _random_encoder(runs: Path, name: str) -> Path:
     """Return the file of an encoder's random weights, the one that `autosam-train` makes too."""
     from autosam_deploy.models.checkpoints import write_encoder
-    from autosam_deploy.models.encoder import seeded_encoder_state
+    from autosam_deploy.models.encoders import seeded_encoder_state
 
     path = runs / "encoders" / f"{name}-random.safetensors"
     if not path.is_file():

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from autosam_deploy.benchmarks.efficiency.plan import METHODS, RANDOM_ENCODER
 from autosam_deploy.benchmarks.efficiency.rows import Row
-from autosam_deploy.benchmarks.harness.flops import encoder_macs
 from autosam_deploy.metrics.summary import statistic
 from autosam_deploy.models.image_size import show_image_size
 
@@ -76,8 +75,7 @@ def study_result(
 def _macs(sam: Sam, plan: Plan) -> dict[str, int]:
     """Return the multiply-adds of the encoder for a slice, by image size."""
     return {
-        show_image_size(size): encoder_macs(sam.at(size).spec, padded=False)
-        for size in plan.image_sizes
+        show_image_size(size): sam.at(size).spec.macs(padded=False) for size in plan.image_sizes
     }
 
 

@@ -25,7 +25,7 @@ from autosam_deploy.benchmarks.harness.record import (
     Verdict,
 )
 from autosam_deploy.errors import SpecError, UsageError
-from autosam_deploy.spec import parse_spec
+from autosam_deploy.strict import parse_spec
 
 MARGIN = 0.10
 _MOST_BYTES = 256 << 20

@@ -1,17 +1,15 @@
 """Operations of a segmenter, counted from its spec.
 
-Counted as the reference computes: windowed attention on the padded grid (64x64 tokens become
-70x70), the products of queries with the relative-position tables included. Norms, activations and
-softmax are left out: they are no multiply-adds of a matrix unit. For slices at 1024x1024 this gives
-486, 1,493 and 2,981 GMAC for vit_b, vit_l and vit_h.
-
-The projections of padded tokens are known beforehand. Without them it is the least that has to be
-computed, 471, 1,425 and 2,833 GMAC, and what a share of the roofline is taken of.
+An encoder counts its own (`Encoder.macs`), as the reference computes or without the work on padded
+tokens, which is known beforehand: the least that has to be computed, and what a share of the
+roofline is taken of. Norms, activations and softmax are left out: they are no multiply-adds of a
+matrix unit.
 """
 
 from __future__ import annotations
 
-from autosam_deploy.spec import AutosamHead, CnnHead, EncoderSpec, HeadSpec, LinearHead, ModelSpec
+from autosam_deploy.encoders import EncoderSpec
+from autosam_deploy.spec import AutosamHead, CnnHead, HeadSpec, LinearHead, ModelSpec
 
 #: The IoU token and two mask tokens of one class.
 _TOKENS = 3
@@ -19,34 +17,7 @@ _TOKENS = 3
 
 def model_flops(model: ModelSpec, *, padded: bool = True) -> int:
     """Return the floating-point operations of one slice, two a multiply-add."""
-    encoder = encoder_macs(model.encoder, padded=padded)
-    return 2 * (encoder + head_macs(model.head, model.encoder))
-
-
-def encoder_macs(spec: EncoderSpec, *, padded: bool = True) -> int:
-    """Return the multiply-adds of the image encoder for one slice.
-
-    Args:
-        spec: of the encoder.
-        padded: with the projections of padded tokens, as in the reference.
-    """
-    rows, columns = spec.grid
-    tokens, width = rows * columns, spec.embed_dim
-    total = tokens * width * 3 * spec.patch_size**2
-    for block in range(spec.depth):
-        total += _attention(spec, spec.window_of(block), padded=padded)
-        total += 2 * tokens * width * int(width * spec.mlp_ratio)
-    return total + tokens * spec.out_chans * (width + 9 * spec.out_chans)
-
-
-def _attention(spec: EncoderSpec, window: int, *, padded: bool) -> int:
-    """Projections, scores, values and relative positions of one block."""
-    (rows, columns), width = spec.grid, spec.embed_dim
-    high, wide = (window, window) if window else (rows, columns)
-    tokens = -(-rows // high) * -(-columns // wide) * high * wide
-    projections = (tokens if padded else rows * columns) * width * 4 * width
-    products = 2 * tokens * high * wide * width
-    return projections + products + tokens * (high + wide) * width
+    return 2 * (model.encoder.macs(padded=padded) + head_macs(model.head, model.encoder))
 
 
 def head_macs(head: HeadSpec, encoder: EncoderSpec) -> int:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autosam_deploy.bundle.reader import Bundle
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import UsageError
 from autosam_deploy.runtime.selftest import GoldenArrays, read_golden
-from autosam_deploy.spec import EncoderSpec, ModelSpec
+from autosam_deploy.spec import ModelSpec
 from autosam_deploy.volumes.cases import find_cases
 from autosam_deploy.volumes.phantom import make_phantom
 from autosam_deploy.volumes.read import read_labels, read_volume

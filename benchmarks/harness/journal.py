@@ -15,7 +15,7 @@ from autosam_deploy.benchmarks.harness.record import (
     Settings,
 )
 from autosam_deploy.errors import OutputError, SpecError, UsageError
-from autosam_deploy.spec import Strict, parse_spec
+from autosam_deploy.strict import Strict, parse_spec
 
 
 class Header(Strict):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from autosam_deploy.spec import Strict
+from autosam_deploy.strict import Strict
 
 Role = Literal["bundle", "peer"]
 #: passed: parity and every target. missed: a target. unavailable: backend, device or precision is

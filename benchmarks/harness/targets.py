@@ -27,7 +27,7 @@ from pydantic import Field
 from autosam_deploy.benchmarks.harness.record import BundleRecord, Judged, Machine, Row
 from autosam_deploy.benchmarks.peers.table import ALL_PEERS
 from autosam_deploy.errors import SpecError, UsageError
-from autosam_deploy.spec import Strict, parse_spec
+from autosam_deploy.strict import Strict, parse_spec
 
 _PACKAGED = "targets.toml"
 #: Field of a target -> what it is, and whether the found number must stay below the limit.

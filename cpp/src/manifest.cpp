@@ -248,6 +248,14 @@ void check_provenance(const Json& value, const Place& place) {
   fields.texts("versions");
   fields.texts("sources");
   fields.sha256("encoder_sha256");
+  if (const Json* weights = fields.find_not_null("encoder_weights")) {
+    Fields known(*weights, fields.at("encoder_weights"));
+    known.text("name", 1);
+    known.sha256("sha256");
+    known.text("origin");
+    known.text("licence");
+    known.finish();
+  }
   fields.finish();
 }
 
@@ -261,7 +269,7 @@ void check_version(Fields& fields, const std::string& name) {
                     .expected(std::to_string(kSchemaVersion))
                     .todo("use a newer libautosam or export again with this version"));
   }
-  as_integer(version, place, {kSchemaVersion, kSchemaVersion});
+  as_integer(version, place, {1, kSchemaVersion});
 }
 
 void check_consistent(const Manifest& manifest, const Place& place) {

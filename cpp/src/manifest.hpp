@@ -13,7 +13,7 @@
 
 namespace autosam::core {
 
-constexpr std::int64_t kSchemaVersion = 1;
+constexpr std::int64_t kSchemaVersion = 2;
 constexpr const char* kManifestName = "manifest.json";
 
 // A member of the bundle, bound by its content.

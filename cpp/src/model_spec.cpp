@@ -36,41 +36,77 @@ void check_name(const std::string& name, const Place& place) {
   if (!good) place.refuse("'" + name + "'", "a-z, then a-z, 0-9 and '_'");
 }
 
+void read_sides(const Json& size, const Place& place, std::array<std::int64_t, 2>& sides) {
+  const std::vector<Json>& items = as_list(size, place);
+  if (items.size() != sides.size()) place.refuse(size, "height and width");
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    // 31 bits: the C interface tells them as int32_t.
+    sides[i] = as_integer(items[i], place.below(std::to_string(i)), {1, INT32_MAX});
+  }
+}
+
+std::vector<std::int64_t> positives(const Json& value, const Place& place, std::size_t count) {
+  std::vector<std::int64_t> found =
+      read_list<std::int64_t>(value, place, 0, [](const Json& item, const Place& where) {
+        return as_integer(item, where, kPositive);
+      });
+  if (found.size() != count) place.refuse(value, std::to_string(count) + " numbers");
+  return found;
+}
+
+void check_divides(std::int64_t heads, std::int64_t width, const Place& place) {
+  if (width % heads == 0) return;
+  place.refuse("num_heads " + std::to_string(heads), "a divisor of " + std::to_string(width));
+}
+
+// Each kind returns the pixels along the side of a token of its embedding.
+std::int64_t read_vit(Fields& fields, const Place& place) {
+  const std::int64_t embed_dim = fields.integer("embed_dim", kPositive);
+  const std::int64_t depth = fields.integer("depth", kPositive);
+  const std::int64_t num_heads = fields.integer("num_heads", kPositive);
+  read_list<std::int64_t>(fields.required("global_attn_indexes"), fields.at("global_attn_indexes"),
+                          0, [depth](const Json& item, const Place& where) {
+                            return as_integer(item, where, {0, depth - 1});
+                          });
+  fields.integer_or("window_size", 14, {0, kMost});
+  check_divides(num_heads, embed_dim, place);
+  return fields.integer_or("patch_size", 16, kPositive);
+}
+
+std::int64_t read_tinyvit(Fields& fields, const Place& place) {
+  constexpr std::size_t kStages = 4;
+  const auto widths = positives(fields.required("embed_dims"), fields.at("embed_dims"), kStages);
+  positives(fields.required("depths"), fields.at("depths"), kStages);
+  const auto heads = positives(fields.required("num_heads"), fields.at("num_heads"), kStages - 1);
+  if (const Json* windows = fields.find("window_sizes")) {
+    positives(*windows, fields.at("window_sizes"), kStages - 1);
+  }
+  if (widths[0] % 2 != 0) fields.at("embed_dims").refuse(std::to_string(widths[0]), "even");
+  for (std::size_t i = 0; i < heads.size(); ++i) check_divides(heads[i], widths[i + 1], place);
+  if (const Json* ratio = fields.find("expand_ratio")) positive(*ratio, fields.at("expand_ratio"));
+  const std::int64_t stride = fields.integer_or("stem_stride", 4, {1, 4});
+  if (stride != 1 && stride != 4) {
+    fields.at("stem_stride").refuse(std::to_string(stride), "1 or 4");
+  }
+  return 4 * stride;
+}
+
 Encoder read_encoder(const Json& value, const Place& place) {
   Fields fields(value, place);
   Encoder encoder;
   check_name(fields.text("name"), fields.at("name"));
-  const std::int64_t embed_dim = fields.integer("embed_dim", kPositive);
-  const std::int64_t depth = fields.integer("depth", kPositive);
-  const std::int64_t num_heads = fields.integer("num_heads", kPositive);
-  const Place indexes = fields.at("global_attn_indexes");
-  read_list<std::int64_t>(fields.required("global_attn_indexes"), indexes, 0,
-                          [depth](const Json& item, const Place& where) {
-                            return as_integer(item, where, {0, depth - 1});
-                          });
-  fields.integer_or("window_size", 14, {0, kMost});
-  const std::int64_t patch_size = fields.integer_or("patch_size", 16, kPositive);
+  // Files from before there were kinds hold ViTs and do not say so.
+  const bool vit = fields.word_or("kind", "vit", {"vit", "tinyvit"}) == "vit";
+  const std::int64_t token = vit ? read_vit(fields, place) : read_tinyvit(fields, place);
   if (const Json* ratio = fields.find("mlp_ratio")) positive(*ratio, fields.at("mlp_ratio"));
   encoder.out_chans = fields.integer_or("out_chans", encoder.out_chans, kPositive);
   const Place size_place = fields.at("image_size");
-  if (const Json* size = fields.find("image_size")) {
-    const std::vector<Json>& sides = as_list(*size, size_place);
-    if (sides.size() != encoder.image_size.size()) size_place.refuse(*size, "height and width");
-    for (std::size_t i = 0; i < sides.size(); ++i) {
-      // 31 bits: the C interface tells them as int32_t.
-      encoder.image_size[i] =
-          as_integer(sides[i], size_place.below(std::to_string(i)), {1, INT32_MAX});
-    }
-  }
+  const Json* size = vit ? fields.find("image_size") : &fields.required("image_size");
+  if (size != nullptr) read_sides(*size, size_place, encoder.image_size);
   fields.finish();
-  if (embed_dim % num_heads != 0) {
-    place.refuse("num_heads " + std::to_string(num_heads),
-                 "a divisor of embed_dim " + std::to_string(embed_dim));
-  }
   for (const std::int64_t side : encoder.image_size) {
-    if (side % patch_size != 0) {
-      size_place.refuse(std::to_string(side),
-                        "positive multiples of the patch size " + std::to_string(patch_size));
+    if (side % token != 0) {
+      size_place.refuse(std::to_string(side), "positive multiples of " + std::to_string(token));
     }
   }
   return encoder;

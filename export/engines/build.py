@@ -16,12 +16,12 @@ from autosam_deploy.errors import ExportError
 from autosam_deploy.export.engines.network import (
     NetworkFacts,
     check_network,
-    heads_together,
     inspect_network,
     parse_graph,
 )
 from autosam_deploy.export.engines.progress import make_monitor, stopped_by_user
 from autosam_deploy.export.engines.request import Triple, known_capabilities
+from autosam_deploy.fused.encoders import score_shapes
 from autosam_deploy.runtime.nvidia.families import (
     FAMILIES,
     library_version,
@@ -88,10 +88,8 @@ def build_engine(
     network, parser = parse_graph(module, builder=builder, logger=logger, path=graph)
     _check_tensors(network, model)
     encoder = model.encoder
-    tokens = (encoder.grid[0] * encoder.grid[1], encoder.window_size**2)
-    heads = heads_together(encoder, artefact.lowering)
-    facts = inspect_network(network, heads=heads, tokens=tokens)
-    check_network(facts, artefact, depth=encoder.depth)
+    facts = inspect_network(network, scores=score_shapes(encoder, artefact.lowering))
+    check_network(facts, artefact, attentions=encoder.attentions)
     start = time.perf_counter()
     plan = _serialize(
         module,

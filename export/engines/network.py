@@ -8,8 +8,6 @@ from typing import Any
 
 from autosam_deploy.bundle.manifest import Artefact
 from autosam_deploy.errors import ExportError
-from autosam_deploy.fused.attention import LOWERINGS
-from autosam_deploy.spec import EncoderSpec
 
 #: Layers that arrange data without computing; their dtype is their neighbours'.
 _ARRANGING = frozenset(
@@ -90,28 +88,15 @@ def _first_error(parser: Any) -> str:
     return f"node '{error.node_name()}' ({error.node_operator()}): {error.desc()}"
 
 
-def heads_together(encoder: EncoderSpec, lowering: str | None) -> tuple[int, ...]:
-    """Return how many heads attend together in a graph of a lowering: all, or groups of them."""
-    sizes = {encoder.num_heads}
-    if lowering in LOWERINGS:
-        for window in (0, encoder.window_size):
-            groups = LOWERINGS[lowering].channel_groups(encoder, window=window)
-            sizes |= {(group.stop - group.start) // encoder.head_dim for group in groups}
-    return tuple(sorted(sizes))
-
-
-def inspect_network(
-    network: Any, *, heads: tuple[int, ...], tokens: tuple[int, ...]
-) -> NetworkFacts:
+def inspect_network(network: Any, *, scores: frozenset[tuple[int, int]]) -> NetworkFacts:
     """Read types and shapes of every layer.
 
     Args:
         network: strongly typed, so each layer's dtype is final.
-        heads: numbers of heads that attend together (see `heads_together`).
-        tokens: numbers of tokens N that attend to each other (whole grid, window): a result
-            (B, heads, N, N) holds scores.
+        scores: (heads, tokens) that attend together (`fused.encoders.score_shapes`): a result (B,
+            heads, tokens, tokens) holds scores.
     """
-    scores = {(together, count, count) for together in heads for count in tokens}
+    squares = {(heads, tokens, tokens) for heads, tokens in scores}
     low = computing = attentions = 0
     heavy, norms, square = [], [], []
     for index in range(network.num_layers):
@@ -124,7 +109,7 @@ def inspect_network(
         dtype = result.dtype.name
         shape = tuple(result.shape)
         # The head's products may be as wide as they are long, with classes in the place of heads.
-        if kind in _SCORING and shape[1:] in scores:
+        if kind in _SCORING and shape[1:] in squares:
             square.append(layer.name)
         if dtype not in ("FLOAT", "HALF", "BF16") or kind in _ARRANGING:
             continue
@@ -145,13 +130,13 @@ def inspect_network(
     )
 
 
-def check_network(facts: NetworkFacts, artefact: Artefact, *, depth: int) -> None:
+def check_network(facts: NetworkFacts, artefact: Artefact, *, attentions: int) -> None:
     """Refuse a network that is not what the graph's typing promised.
 
     Args:
         facts: of the network.
         artefact: the graph; fp32 graphs promise nothing beyond their contract.
-        depth: blocks of the encoder, each with one attention.
+        attentions: of the encoder, each in a block of its own.
 
     Raises:
         ExportError: low precision got lost, an island is not float32, attention is not fused.
@@ -169,10 +154,10 @@ def check_network(facts: NetworkFacts, artefact: Artefact, *, depth: int) -> Non
             got=", ".join(facts.heavy_fp32[:3]),
             expected=f"all but {reasons.count('logits')} in {artefact.precision}",
         )
-    if facts.attentions < depth or facts.square:
+    if facts.attentions < attentions or facts.square:
         raise ExportError(
             f"attention in {what} is not one layer a block",
-            got=f"{facts.attentions} attention layers for {depth} blocks; "
+            got=f"{facts.attentions} attention layers for {attentions} blocks; "
             f"{len(facts.square)} tensors of scores",
             todo="export again: --fp16 writes the graph that engines are built from",
         )

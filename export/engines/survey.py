@@ -20,11 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from autosam_deploy.cli.shell import AutosamCommand, common_options, echo_json
+from autosam_deploy.encoders import ENCODERS
 from autosam_deploy.errors import UsageError
 from autosam_deploy.export.engines.add import check_request
 from autosam_deploy.export.engines.request import EngineRequest
 from autosam_deploy.files import write_json
-from autosam_deploy.spec import ENCODERS, HEAD_KINDS, SLICES, HeadKind, plain_head, slice_sizes
+from autosam_deploy.spec import HEAD_KINDS, SLICES, HeadKind, plain_head, slice_sizes
 
 #: The peer: PyTorch's exporter on the reference segmenter in half precision, nothing rearranged.
 PLAIN = "plain"
@@ -95,7 +96,7 @@ def build_one(path: Path, *, batch: int, side: int, sm: int) -> dict[str, Any]:
     logger = make_logger(module)
     builder = module.Builder(logger)
     network, _parser = parse_graph(module, builder=builder, logger=logger, path=path)
-    facts = inspect_network(network, heads=(), tokens=())
+    facts = inspect_network(network, scores=frozenset())
     profile = {axis: (size,) * 3 for axis, size in slice_sizes((batch, 1, side, side)).items()}
     config = configure(module, builder, source=SLICES, profile=profile, capability=sm)
     start = time.perf_counter()

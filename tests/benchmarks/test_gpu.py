@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from autosam_deploy.benchmarks import gpu
 from autosam_deploy.benchmarks.random_bundle import write_random_bundle
 from autosam_deploy.bundle.reader import Bundle
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.parity import ParityRecord
 from autosam_deploy.runtime.engine import Engine
 from autosam_deploy.runtime.selftest import run_golden
-from autosam_deploy.spec import AutosamHead, EncoderSpec
+from autosam_deploy.spec import AutosamHead
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from autosam_deploy.benchmarks import training_cost
 from autosam_deploy.benchmarks.cli import main
 from autosam_deploy.models.checkpoints import write_encoder
-from autosam_deploy.models.encoder import seeded_encoder_state
+from autosam_deploy.models.encoders import seeded_encoder_state
 from autosam_deploy.models.segmenter import Segmenter
 from autosam_deploy.spec import ModelSpec
 from autosam_deploy.volumes.phantom import write_phantom_set

@@ -16,8 +16,8 @@ from rich.console import Console
 from autosam_deploy.benchmarks import tune
 from autosam_deploy.benchmarks.tune import Choice, choose, merged, ordered
 from autosam_deploy.benchmarks.tune_kernels import RefusedError
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.kernels.tiles import Kind, Tiles, candidates, load_tiles, tiles_for
-from autosam_deploy.spec import EncoderSpec
 
 START = tiles_for(80, "grid", 64)
 SMALL = Tiles(16, 16, 1, 1)

@@ -17,11 +17,11 @@ from autosam_deploy.benchmarks.tune_kernels import (
     refusals,
     worst_token,
 )
+from autosam_deploy.encoders import ENCODERS, EncoderSpec
 from autosam_deploy.errors import BackendError, OutOfMemoryError
 from autosam_deploy.kernels.launch import interpreted
 from autosam_deploy.kernels.relpos_plan import Plan
 from autosam_deploy.kernels.tiles import Kind, Tiles
-from autosam_deploy.spec import ENCODERS, EncoderSpec
 
 SMALL = Tiles(16, 16, 1, 1)
 KINDS: tuple[Kind, ...] = ("grid", "window", "bias")

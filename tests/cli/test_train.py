@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from autosam_deploy.cli.train import main
 from autosam_deploy.models.checkpoints import read_checkpoint, write_encoder
-from autosam_deploy.models.encoder import seeded_encoder_state
+from autosam_deploy.models.encoders import seeded_encoder_state
 from autosam_deploy.spec import ModelSpec
 from autosam_deploy.training.fitting.recipe import Epoch
 from autosam_deploy.training.run import JOURNAL_FILE
@@ -43,7 +43,10 @@ def train(tmp_path: Path, data: Path, sam: Path) -> Train:
 
     def call(*options: object, where: tuple[object, ...] | None = None) -> Result:
         given = ("--data", data, "--sam-checkpoint", sam) if where is None else where
-        fixed = ("--head", "linear", "--epochs", 2, "--threads", 1, "--runs", tmp_path / "runs")
+        fixed = (
+            *("--head", "linear", "--recipe", "reference", "--epochs", 2),
+            *("--threads", 1, "--runs", tmp_path / "runs"),
+        )
         return CliRunner().invoke(main, [str(one) for one in (*given, *fixed, *options)])
 
     return call
@@ -226,10 +229,10 @@ def test_killed_training_goes_on(
         (("--epochs", 0), "training epochs; got 0; expected > 0"),
         (("--device", "cuda:7"), "device 'cuda:7' is not there"),
         (("--encoder", "vit_b"), "holds another encoder; got custom; expected vit_b"),
-        (("--image-size", 50), "got 50x50; expected multiples of the patch size 8, 32 or more"),
+        (("--image-size", 50), "got 50x50; expected multiples of 8, 32 or more"),
         (
             ("--image-size", "24x48"),
-            "got 24x48; expected multiples of the patch size 8, 32 or more",
+            "got 24x48; expected multiples of 8, 32 or more",
         ),
         (("--image-size", "small"), "--image-size; got 'small'; expected N or HxW in pixels"),
         (("--classes", "background,a"), "unknown labels"),
@@ -294,3 +297,30 @@ def test_reference_png_folders(train: Train, sam: Path, data: Path, tmp_path: Pa
 def test_folder_that_cannot_be_written(train: Train, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     fails(train("-o", tmp_path / "file" / "sub"), "cannot write into")
+
+
+def test_the_default_recipe_is_steady(train: Train, tmp_path: Path) -> None:
+    result = train("--recipe", "steady", "--steps", 6)
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "runs" / "linear" / "metrics.json").read_text("utf-8"))
+    recipe, rates = metrics["recipe"], [one["learning_rate"] for one in metrics["history"]]
+    assert (recipe["schedule"], recipe["average"], recipe["epochs"]) == ("cosine", 0.98, 2)
+    assert rates[0] > rates[-1] > 0
+    assert metrics["data"]["views"] == 2
+    assert metrics["data"]["view_recipe"]["flip_probability"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--steps", 5), "--steps; got --recipe reference; expected --epochs"),
+        (
+            ("--recipe", "steady", "--lr-patience", 5),
+            "--lr-patience; got --recipe steady; expected --recipe reference",
+        ),
+    ],
+)
+def test_options_of_the_other_recipe_are_refused(
+    train: Train, options: tuple[object, ...], text: str
+) -> None:
+    fails(train(*options), text)

@@ -16,15 +16,16 @@ import torch
 from click.testing import CliRunner, Result
 
 from autosam_deploy.bundle.reader import Bundle
+from autosam_deploy.encoders import ENCODERS
 from autosam_deploy.export import pipeline
 from autosam_deploy.export.cli import main
 from autosam_deploy.models.checkpoints import HeadInfo, write_encoder, write_head
-from autosam_deploy.models.encoder import seeded_encoder_state
+from autosam_deploy.models.encoders import seeded_encoder_state
 from autosam_deploy.models.hashing import weights_sha256
 from autosam_deploy.models.heads import seeded_head_state
 from autosam_deploy.models.segmenter import seeded_segmenter
 from autosam_deploy.runtime.engine import Engine
-from autosam_deploy.spec import ENCODERS, AutosamHead, HeadKind, ModelSpec
+from autosam_deploy.spec import AutosamHead, HeadKind, ModelSpec
 
 Exported = Callable[[HeadKind], Path]
 SpecFactory = Callable[..., ModelSpec]
@@ -143,7 +144,7 @@ def test_untrained_is_marked(tmp_path: Path) -> None:
         ),
         (
             ("--untrained", "--encoder", "vit_tiny", "--head", "cnn", "--image-size", "100"),
-            "got 100x100; expected multiples of the patch size 16, 112 or more",
+            "got 100x100; expected multiples of 16, 112 or more",
         ),
         (
             ("--untrained", "--encoder", "vit_tiny", "--head", "cnn", "--image-size", "a"),

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.export.cli import main
 from autosam_deploy.models.checkpoints import HeadInfo, read_checkpoint, write_encoder, write_head
-from autosam_deploy.models.encoder import resize_encoder_state, seeded_encoder_state
+from autosam_deploy.models.encoders import resize_encoder_state, seeded_encoder_state
 from autosam_deploy.models.hashing import weights_sha256
 from autosam_deploy.models.heads import seeded_head_state
 from autosam_deploy.models.segmenter import Segmenter, segmenter_from_state

@@ -7,7 +7,7 @@ import torch
 from segment_anything.modeling.image_encoder import Attention, Block
 from torch import Tensor
 
-from autosam_deploy.fused import encoder as fused_encoder
+from autosam_deploy.encoders import ENCODERS, EncoderSpec, VitEncoder
 from autosam_deploy.fused.attention import (
     LOWERINGS,
     WIDTH_MULTIPLE,
@@ -15,8 +15,8 @@ from autosam_deploy.fused.attention import (
     one_hot_coordinates,
     query_blocks,
 )
+from autosam_deploy.fused.encoders import vit as fused_encoder
 from autosam_deploy.fused.windows import merge_heads, split_heads
-from autosam_deploy.spec import ENCODERS, EncoderSpec
 
 TOLERANCE = 1e-10
 
@@ -35,7 +35,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def block_spec(*, heads: int, head_dim: int, grid: tuple[int, int], window: int) -> EncoderSpec:
-    return EncoderSpec(
+    return VitEncoder(
         name="block",
         embed_dim=heads * head_dim,
         depth=1,

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from autosam_deploy.errors import ExportError
 from autosam_deploy.fused.attention import LOWERINGS
-from autosam_deploy.fused.encoder import FusedEncoder, fold_grey
+from autosam_deploy.fused.encoders.vit import FusedVit
+from autosam_deploy.fused.grey import fold_grey
 from autosam_deploy.fused.heads.autosam import FusedAutosamHead
 from autosam_deploy.fused.heads.cnn import FusedCnnHead, fold_pointwise
 from autosam_deploy.fused.heads.cross_attention import (
@@ -140,7 +141,7 @@ def test_grey_fold(resize: str) -> None:
         )
     )
     expected = nn.functional.conv2d((grey.expand(-1, 3, -1, -1) - mean) / std, weight, bias, 4)
-    folded, folded_bias = fold_grey(weight, bias, recipe)
+    folded, folded_bias = fold_grey(weight, bias, recipe, marked=resize == "longest-side")
     if resize == "longest-side":
         grey = torch.cat([grey, torch.ones_like(grey)], dim=1)
     assert close(nn.functional.conv2d(grey, folded, folded_bias, 4), expected)
@@ -242,7 +243,7 @@ def test_encoder_with_the_head_dim_of_vit_h(model_spec: SpecFactory) -> None:
     encoder = spec.encoder.model_copy(update={"embed_dim": 160, "num_heads": 2, "depth": 2})
     assert encoder.head_dim == 80
     truth = double(spec.model_copy(update={"encoder": encoder}))
-    fused = FusedEncoder(
+    fused = FusedVit(
         truth.image_encoder.state_dict(), encoder, preprocess=spec.preprocess, lowering="augmented"
     )
     image = torch.rand(2, 1, 48, 48, dtype=torch.float64)

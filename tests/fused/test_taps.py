@@ -20,7 +20,7 @@ from autosam_deploy.fused.precision import apply_precision, measure_ranges, plan
 from autosam_deploy.fused.rounding import run_typed
 from autosam_deploy.fused.segmenter import FusedSegmenter, fuse
 from autosam_deploy.fused.taps import boundaries, name_taps, recorded
-from autosam_deploy.models.encoder import seeded_encoder_state
+from autosam_deploy.models.encoders import seeded_encoder_state
 from autosam_deploy.models.segmenter import seeded_segmenter
 from autosam_deploy.spec import HEAD_KINDS, HeadKind, ModelSpec, OutputName, PreprocessSpec
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.models.checkpoints import HeadInfo
-from autosam_deploy.models.encoder import seeded_encoder_state
+from autosam_deploy.models.encoders import seeded_encoder_state
 from autosam_deploy.models.hashing import weights_sha256
 from autosam_deploy.models.heads import seeded_head_state
 from autosam_deploy.spec import (
     AutosamHead,
     CnnHead,
-    EncoderSpec,
     HeadKind,
     HeadSpec,
     LinearHead,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import CheckpointError, SpecError
 from autosam_deploy.models.assemble import assemble, untrained
 from autosam_deploy.models.checkpoints import (
@@ -19,13 +20,12 @@ from autosam_deploy.models.checkpoints import (
     write_head,
     write_segmenter,
 )
-from autosam_deploy.models.encoder import resize_encoder_state, seeded_encoder_state
+from autosam_deploy.models.encoders import resize_encoder_state, seeded_encoder_state
 from autosam_deploy.models.hashing import weights_sha256
 from autosam_deploy.models.heads import POSITION_KEY, seeded_head_state
 from autosam_deploy.models.segmenter import segmenter_from_state
 from autosam_deploy.spec import (
     HEAD_KINDS,
-    EncoderSpec,
     HeadKind,
     HeadSpec,
     LinearHead,
@@ -250,7 +250,7 @@ def test_the_size_of_training_is_kept(
     state = {k: v for k, v in full_state("cnn").items() if k.startswith("mask_decoder.")}
     found = assemble(load(state, "head.pth"), sam=sam, image_size=(64, 40))
     assert found.segmenter.embed(SLICES).shape == (2, 32, 8, 5)
-    with pytest.raises(SpecError, match="multiples of the patch size 8, 32 or more"):
+    with pytest.raises(SpecError, match="multiples of 8, 32 or more"):
         assemble(load(state, "head.pth"), sam=sam, image_size=(50, 50))
 
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 from segment_anything.modeling.image_encoder import get_rel_pos
 
+from autosam_deploy.encoders import ENCODERS, EncoderSpec
 from autosam_deploy.errors import CheckpointError
-from autosam_deploy.models.encoder import (
+from autosam_deploy.models.encoders import (
     build_encoder,
     encoder_shapes,
     resize_encoder_state,
     seeded_encoder_state,
 )
-from autosam_deploy.spec import ENCODERS, EncoderSpec
 
 
 def test_names_and_shapes_are_those_of_sam(tiny_encoder: EncoderSpec) -> None:

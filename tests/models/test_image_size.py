@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
+from autosam_deploy.encoders import ENCODERS, EncoderSpec
 from autosam_deploy.errors import SpecError, UsageError
 from autosam_deploy.models.image_size import at_image_size, parse_image_size, show_image_size
-from autosam_deploy.spec import ENCODERS, EncoderSpec
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,10 @@ def test_sizes_that_an_encoder_takes(tiny_encoder: EncoderSpec) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("vit_b", (500, 512), "got 500x512; .*patch size 16, 224 or more.*; take 496x512"),
+        ("vit_b", (500, 512), "got 500x512; .*multiples of 16, 224 or more.*; take 496x512"),
         ("vit_b", (512, 504), "got 512x504; .*; take 512x512"),
-        ("vit_b", (208, 512), "got 208x512; .*224 or more, one window of 14 patches; take 224x512"),
-        ("vit_tiny", (100, 7), "got 100x7; .*112 or more, one window of 7 patches; take 112x112"),
+        ("vit_b", (208, 512), "got 208x512; .*224 or more, one window of 14 tokens; take 224x512"),
+        ("vit_tiny", (100, 7), "got 100x7; .*112 or more, one window of 7 tokens; take 112x112"),
     ],
 )
 def test_sizes_that_it_does_not_take(name: str, size: tuple[int, int], message: str) -> None:

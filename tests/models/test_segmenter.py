@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from autosam_deploy.errors import CheckpointError, SpecError
-from autosam_deploy.models.encoder import encoder_shapes
+from autosam_deploy.models.encoders import encoder_shapes
 from autosam_deploy.models.heads import head_shapes
 from autosam_deploy.models.segmenter import Segmenter, seeded_segmenter, segmenter_from_state
 from autosam_deploy.spec import HEAD_KINDS, HeadKind, ModelSpec, PreprocessSpec

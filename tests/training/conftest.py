@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from autosam_deploy.models.checkpoints import write_encoder
-from autosam_deploy.models.encoder import seeded_encoder_state
+from autosam_deploy.models.encoders import seeded_encoder_state
 from autosam_deploy.models.heads import Head
 from autosam_deploy.spec import HeadKind, ModelSpec
 from autosam_deploy.training.embedding.versions import EmbeddedSlices, Version

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autosam_deploy.fused.encoder import Block
+from autosam_deploy.fused.encoders.vit import Block
 from autosam_deploy.fused.gpu.nodes import Dense, Norm, dtype_of, join
 from autosam_deploy.fused.windows import merge_heads, split_heads
 from autosam_deploy.kernels.relpos import relpos_attention

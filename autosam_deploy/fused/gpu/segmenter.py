@@ -10,22 +10,19 @@ input       raw slice to the operand of the patch embedding in one pass
 labels      last resize and argmax in one pass
 =========== =====================================================================================
 
-Each can be left out, for measurements; PyTorch's own operations then take its place.
+Each can be left out, for measurements; PyTorch's own operations then take its place. The first
+three are for ViTs; other encoders run in PyTorch's own operations (`encoders.py`).
 """
 
 from __future__ import annotations
-
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from autosam_deploy.errors import BackendInputError
-from autosam_deploy.fused.encoder import Block, PatchEmbedding
-from autosam_deploy.fused.gpu.block import GpuBlock
+from autosam_deploy.fused.gpu.encoders import gpu_encoder
 from autosam_deploy.fused.segmenter import FusedSegmenter
 from autosam_deploy.kernels.labels import logits_to_labels
-from autosam_deploy.kernels.tokens import slices_to_tokens
 
 #: In the order in which they matter most, by the bytes that they keep off the bus.
 KERNELS = ("attention", "norm", "input", "labels")
@@ -34,7 +31,8 @@ KERNELS = ("attention", "norm", "input", "labels")
 class GpuSegmenter(nn.Module):
     """Raw slices (B, 1, H, W) -> labels (B, H, W) uint8, or logits (B, K, H, W) float32.
 
-    Slices are float32, int16, uint16 or uint8 with the `input` kernel, float32 without.
+    Slices are float32, int16, uint16 or uint8 with the `input` kernel, float32 without. `kernels`
+    are those that are in use.
     """
 
     def __init__(self, typed: FusedSegmenter, *, kernels: tuple[str, ...] = KERNELS) -> None:
@@ -53,21 +51,16 @@ class GpuSegmenter(nn.Module):
             raise BackendInputError(
                 "unknown kernels", got=", ".join(unknown), expected="of " + ", ".join(KERNELS)
             )
-        chosen = frozenset(kernels)
-        self.kernels = tuple(name for name in KERNELS if name in chosen)
-        self.spec = spec = typed.spec
-        self.input, self.patches = typed.input, typed.encoder.patches
-        self.blocks = nn.Sequential(
-            *(
-                GpuBlock(cast(Block, block), heads=spec.encoder.num_heads, kernels=chosen)
-                for block in typed.encoder.blocks
-            )
-        )
-        self.neck, self.head, self.output = typed.encoder.neck, typed.head, typed.output
+        self.spec = typed.spec
+        encoder = gpu_encoder(typed, frozenset(kernels))
+        possible = {*encoder.uses, "labels"}.intersection(kernels)
+        self.kernels = tuple(name for name in KERNELS if name in possible)
+        self.encoder: nn.Module = encoder
+        self.head, self.output = typed.head, typed.output
 
     def low_logits(self, slices: Tensor) -> Tensor:
         """Return the head's logits (B, K, h, w) of raw slices."""
-        low: Tensor = self.head(self.neck(self.blocks(self._tokens(slices))))
+        low: Tensor = self.head(self.encoder(slices))
         return low
 
     def logits(self, slices: Tensor) -> Tensor:
@@ -103,19 +96,3 @@ class GpuSegmenter(nn.Module):
             image_size=self.spec.encoder.image_size,
             size=(slices.shape[2], slices.shape[3]),
         )
-
-    def _tokens(self, slices: Tensor) -> Tensor:
-        patches: PatchEmbedding = self.patches
-        if "input" not in self.kernels:
-            # A convolution leaves channels first; everything behind it reads whole tokens.
-            tokens: Tensor = patches(self.input(slices)).contiguous()
-            return tokens
-        weight = patches.weight
-        operand = slices_to_tokens(
-            slices,
-            self.spec.preprocess,
-            image_size=self.spec.encoder.image_size,
-            patch=patches.patch,
-            dtype=weight.dtype,
-        )
-        return operand @ weight.flatten(1).t() + patches.position

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.models.checkpoints.info import HeadInfo
 from autosam_deploy.models.hashing import weights_sha256
-from autosam_deploy.spec import EncoderSpec, HeadSpec
+from autosam_deploy.spec import HeadSpec, WeightsInfo
 
 Layout = Literal[
     "reference-full",
@@ -41,8 +42,9 @@ class Checkpoint:
         path: the file.
         layout: what kind of file it is.
         wrapped: the outer key that the weights were under ("state_dict"), or None.
-        encoder: SAM's image encoder as the shapes tell, `image_size` from its positional table; for
-            an autosam-head, which holds no encoder weights, the encoder that it was trained on.
+        encoder: the image encoder as the shapes tell, `image_size` from its positional table if it
+            has one; for an autosam-head, which holds no encoder weights, the encoder that it was
+            trained on.
         head: the head; None for SAM's files.
         encoder_state: encoder weights, names without `image_encoder.`; None if there are none.
         head_state: `mask_decoder.*` and `pe_layer.*`; None if there is no head.
@@ -51,6 +53,7 @@ class Checkpoint:
         missing: expected names that the file lacks.
         unexpected: names in the file that belong to nothing known.
         has_position: False where the head needs a positional matrix that the file lacks.
+        weights: the published weights that the file is, or that a head of ours was trained on.
         random_encoder: the file says that its encoder weights are random (`write_encoder`).
     """
 
@@ -66,6 +69,7 @@ class Checkpoint:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     has_position: bool = True
+    weights: WeightsInfo | None = None
     random_encoder: bool = False
 
     @cached_property
@@ -90,6 +94,9 @@ class Checkpoint:
             "encoder": None if self.encoder is None else self.encoder.model_dump(mode="json"),
             "encoder_weights": self.encoder_state is not None,
             "encoder_sha256": self.encoder_sha256,
+            "encoder_origin": None
+            if self.weights is None
+            else self.weights.model_dump(mode="json"),
             "random_encoder": self.random_encoder,
             "head": None if self.head is None else self.head.model_dump(mode="json"),
             "has_position": self.has_position,

@@ -7,23 +7,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import CheckpointError
-from autosam_deploy.spec import (
-    ClassSpec,
-    EncoderSpec,
-    HeadSpec,
-    ModelSpec,
-    PreprocessSpec,
-    Strict,
-    parse_spec,
-)
+from autosam_deploy.spec import ClassSpec, HeadSpec, ModelSpec, PreprocessSpec, WeightsInfo
+from autosam_deploy.strict import Strict, parse_spec
 
 #: Metadata keys: a head by itself, and a whole segmenter (encoder and head, flat names).
 HEAD_METADATA = "autosam_head"
 SEGMENTER_METADATA = "autosam_segmenter"
 #: Metadata key of an encoder by itself whose weights are random; its value is their seed.
 RANDOM_METADATA = "autosam_random_encoder"
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 
 
 class HeadInfo(Strict):
@@ -31,15 +25,18 @@ class HeadInfo(Strict):
 
     `encoder.image_size` is the size it was trained at. `encoder_sha256` is `weights_sha256` of the
     encoder's weights as their own file holds them (names without `image_encoder.`, tables not
-    resized). `untrained` marks random weights. `training` is free for the trainer's record.
+    resized). `encoder_weights` are the published ones
+    that they are, if known. `untrained` marks random weights. `training` is free for the trainer's
+    record.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     head: HeadSpec
     classes: Annotated[tuple[ClassSpec, ...], Field(strict=False)]
     preprocess: PreprocessSpec
     encoder: EncoderSpec
     encoder_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    encoder_weights: WeightsInfo | None = None
     untrained: bool = False
     training: dict[str, JsonValue] = Field(default_factory=dict)
 

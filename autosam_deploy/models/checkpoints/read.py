@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import CheckpointError, SpecError
 from autosam_deploy.models.checkpoints.checkpoint import Checkpoint, Layout
 from autosam_deploy.models.checkpoints.files import RawFile, read_file
 from autosam_deploy.models.checkpoints.huggingface import is_huggingface, to_sam_names
-from autosam_deploy.models.checkpoints.infer import infer_encoder, infer_head, is_sam_decoder
+from autosam_deploy.models.checkpoints.infer import infer_head, is_sam_decoder
 from autosam_deploy.models.checkpoints.info import (
     HEAD_METADATA,
     RANDOM_METADATA,
@@ -22,16 +23,21 @@ from autosam_deploy.models.checkpoints.info import (
     HeadInfo,
     parse_info,
 )
-from autosam_deploy.models.encoder import encoder_shapes
+from autosam_deploy.models.encoders import (
+    encoder_shapes,
+    kind_of,
+    read_encoder,
+    shapes_of_any_length,
+)
 from autosam_deploy.models.heads import POSITION_KEY, head_shapes
+from autosam_deploy.models.named import find_weights, known_weights
 from autosam_deploy.models.states import check_shapes, listing
-from autosam_deploy.spec import AutosamHead, EncoderSpec
+from autosam_deploy.spec import AutosamHead
 
 _ENCODER, _DECODER, _POSITION = "image_encoder.", "mask_decoder.", "pe_layer."
 #: Parts of SAM that a segmenter has no use for.
 _UNUSED = ("prompt_encoder.", "pixel_mean", "pixel_std")
 #: Files that hold one module's own state dict show it by these names.
-_BARE_ENCODER = ("patch_embed.proj.weight",)
 _BARE_DECODER = ("iou_token.weight", "input_block.0.weight", "output_upscaling.0.weight")
 
 
@@ -42,13 +48,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     anything but weights is refused.
 
     Args:
-        path: .pth, .pt, .pth.tar or .safetensors; told apart by content.
+        path: .pth, .pt, .pth.tar or .safetensors, told apart by content; or the name of published
+            weights (`models.named`).
 
     Raises:
         CheckpointError: the file cannot be read, or is none of the known layouts, or its shapes
             contradict each other.
+        MissingExtraError: a name whose file is not installed.
     """
-    path = Path(path)
+    path = find_weights(Path(path))
     try:
         return _recognise(path, read_file(path))
     except (CheckpointError, SpecError) as error:
@@ -63,7 +71,7 @@ def _recognise(path: Path, raw: RawFile) -> Checkpoint:
     huggingface = is_huggingface(state)
     if huggingface:
         state = to_sam_names(state)
-    elif any(name in state for name in _BARE_ENCODER):
+    elif kind_of(state) is not None:
         state = {f"{_ENCODER}{name}": tensor for name, tensor in state.items()}
     elif any(name in state for name in _BARE_DECODER):
         state = {f"{_DECODER}{name}": tensor for name, tensor in state.items()}
@@ -77,6 +85,7 @@ def _recognise(path: Path, raw: RawFile) -> Checkpoint:
     fields: dict[str, Any] = {
         "path": path,
         "wrapped": raw.wrapped,
+        "weights": known_weights(path),
         "random_encoder": RANDOM_METADATA in raw.metadata,
     }
     if is_sam_decoder(parts.decoder) or not parts.decoder:
@@ -124,6 +133,7 @@ def _read_ours(path: Path, raw: RawFile, *, layout: Layout, info: HeadInfo) -> C
         encoder_state=parts.encoder or None,
         head_state={**parts.decoder, **parts.position},
         info=info,
+        weights=info.encoder_weights,
         missing=missing,
         unexpected=unexpected,
         has_position=POSITION_KEY not in missing,
@@ -133,18 +143,12 @@ def _read_ours(path: Path, raw: RawFile, *, layout: Layout, info: HeadInfo) -> C
 def _read_sam(
     parts: _Parts, fields: dict[str, Any], *, layout: Layout, strangers: tuple[str, ...]
 ) -> Checkpoint:
-    encoder: EncoderSpec | None = None
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    if parts.encoder:
-        encoder = infer_encoder(parts.encoder)
-        state = {f"{_ENCODER}{name}": tensor for name, tensor in parts.encoder.items()}
-        missing, unexpected = _compare(state, _encoder_names(encoder), resizable=True)
+    encoder, weights, missing, unexpected = _read_encoder(parts)
     return Checkpoint(
         **fields,
         layout=layout,
         encoder=encoder,
-        encoder_state=parts.encoder or None,
+        encoder_state=weights,
         sam_decoder_state=parts.decoder or None,
         missing=missing,
         unexpected=(*unexpected, *sorted([*parts.unknown, *parts.position]), *strangers),
@@ -157,21 +161,21 @@ def _read_reference(
     head = infer_head(parts.decoder)
     shapes, state = head_shapes(head), {**parts.decoder, **parts.position}
     missing, unexpected = _compare(state, shapes)
-    encoder = None
-    if parts.encoder:
-        encoder = infer_encoder(parts.encoder)
-        held = {f"{_ENCODER}{name}": tensor for name, tensor in parts.encoder.items()}
-        more = _compare(held, _encoder_names(encoder), resizable=True)
-        missing, unexpected = missing + more[0], unexpected + more[1]
+    encoder, weights, *odd = _read_encoder(parts)
     return Checkpoint(
         **fields,
         layout="reference-full" if parts.encoder else "reference-decoder",
         encoder=encoder,
         head=head,
-        encoder_state=parts.encoder or None,
+        encoder_state=weights,
         head_state=state,
-        missing=missing,
-        unexpected=(*unexpected, *sorted([*parts.unknown, *parts.unused]), *strangers),
+        missing=(*missing, *odd[0]),
+        unexpected=(
+            *unexpected,
+            *odd[1],
+            *sorted([*parts.unknown, *parts.unused]),
+            *strangers,
+        ),
         has_position=not isinstance(head, AutosamHead) or POSITION_KEY in state,
     )
 
@@ -180,15 +184,29 @@ def _encoder_names(encoder: EncoderSpec) -> dict[str, torch.Size]:
     return {f"{_ENCODER}{name}": shape for name, shape in encoder_shapes(encoder).items()}
 
 
+def _read_encoder(
+    parts: _Parts,
+) -> tuple[EncoderSpec | None, dict[str, Tensor] | None, tuple[str, ...], tuple[str, ...]]:
+    """Return encoder, weights, missing and unexpected names; nothing where there is none."""
+    if not parts.encoder:
+        return None, None, (), ()
+    encoder, weights = read_encoder(parts.encoder)
+    held = {f"{_ENCODER}{name}": tensor for name, tensor in weights.items()}
+    exempt = frozenset(f"{_ENCODER}{name}" for name in shapes_of_any_length(encoder))
+    return encoder, weights, *_compare(held, _encoder_names(encoder), resizable=exempt)
+
+
 def _compare(
-    state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], *, resizable: bool = False
+    state: Mapping[str, Tensor],
+    shapes: Mapping[str, torch.Size],
+    *,
+    resizable: frozenset[str] = frozenset(),
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return missing and unexpected names; refuse shapes that contradict the recognised spec.
 
-    With `resizable`, relative-position tables may have other lengths: SAM interpolates them.
+    `resizable` are tables that may have other lengths: SAM interpolates its relative ones.
     """
-    exempt = {name for name in shapes if resizable and ".attn.rel_pos_" in name}
-    check_shapes(state, shapes, resizable=exempt)
+    check_shapes(state, shapes, resizable=resizable)
     return (
         tuple(sorted(shapes.keys() - state.keys())),
         tuple(sorted(state.keys() - shapes.keys())),

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from autosam_deploy.errors import OutputError
 from autosam_deploy.files import atomic_file
-from autosam_deploy.models.checkpoints.infer import infer_encoder
 from autosam_deploy.models.checkpoints.info import (
     HEAD_METADATA,
     RANDOM_METADATA,
     SEGMENTER_METADATA,
     HeadInfo,
 )
-from autosam_deploy.models.encoder import encoder_shapes
+from autosam_deploy.models.encoders import encoder_shapes, read_encoder
 from autosam_deploy.models.heads import head_shapes
 from autosam_deploy.models.states import check_state
 
@@ -66,19 +65,19 @@ def write_segmenter(
 def write_encoder(
     path: str | os.PathLike[str], state: Mapping[str, Tensor], *, random_seed: int | None = None
 ) -> None:
-    """Write encoder weights in SAM's layout.
+    """Write encoder weights in SAM's layout (`image_encoder.*`).
 
     Args:
         path: the file.
-        state: names as `ImageEncoderViT` has them, without `image_encoder.`; stored as float32.
+        state: names without `image_encoder.`; stored as float32.
         random_seed: of random weights; the file then says that they are random, and whatever is
             measured with them can say so too.
 
     Raises:
-        CheckpointError: the weights are not those of SAM's image encoder.
+        CheckpointError: the weights are not those of an image encoder.
         OutputError: the file cannot be written.
     """
-    check_state(state, encoder_shapes(infer_encoder(state)))
+    check_state(state, encoder_shapes(read_encoder(state)[0]))
     prefixed = {f"{_ENCODER}{name}": tensor for name, tensor in state.items()}
     metadata = {"format": "pt"} if random_seed is None else {RANDOM_METADATA: str(random_seed)}
     _write(Path(path), prefixed, metadata)

@@ -6,8 +6,8 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from autosam_deploy.errors import SpecError
+from autosam_deploy.training.datasets.dataset import Dataset
 from autosam_deploy.training.datasets.dataset_json import check_class_names, read_dataset_json
-from autosam_deploy.training.datasets.pairs import Dataset
 from autosam_deploy.training.datasets.texts import is_file, names_from
 
 

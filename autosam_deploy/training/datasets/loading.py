@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from autosam_deploy.errors import UsageError, VolumeError
 from autosam_deploy.spec import Axis
+from autosam_deploy.training.datasets.dataset import Dataset, Pair, check_pairs
+from autosam_deploy.training.datasets.frames import read_pair
 from autosam_deploy.training.datasets.intensities import Range, compare_ranges, robust_range
-from autosam_deploy.training.datasets.pairs import Dataset, Pair, check_pairs, find_dataset
+from autosam_deploy.training.datasets.pairs import find_dataset
 from autosam_deploy.training.datasets.png import png_slices, read_slices
 from autosam_deploy.training.datasets.texts import listed
-from autosam_deploy.volumes.read import read_labels, read_volume
 from autosam_deploy.volumes.slices import ARRAY_AXIS, resolve_axis, slices_along
 from autosam_deploy.volumes.volume import near_space
 
@@ -102,7 +103,7 @@ def load_dataset(
         volume, found = _load_pair(case, axis, dataset.layout == "png")
         values = _check_labels(case, volume.labels, num_classes)
         if values <= {0} and empty == "refuse":
-            raise VolumeError(f"'{case.label}' holds no foreground", todo="leave the volume out")
+            raise VolumeError(f"{case.where} holds no foreground", todo="leave the volume out")
         if values <= {0}:
             notes.append(f"'{case.name}' has no foreground and is left out")
         else:
@@ -122,12 +123,12 @@ def _load_pair(case: Pair, axis: Axis, png: bool) -> tuple[LabelledSlices, list[
     """Read image and labels that fit each other, and what their reader left out."""
     if png:
         return _load_png(case), []
-    volume, truth = read_volume(case.image), read_labels(case.label)
+    volume, truth = read_pair(case)
     _check_shape(case, truth.array.shape, volume.array.shape)
     # Labels drawn on a DICOM series come back as NIfTI with float32 geometry.
     if not near_space(volume.geometry, truth.geometry):
         raise VolumeError(
-            f"'{case.label}' does not lie where its volume lies",
+            f"{case.where} does not lie where its volume lies",
             got=str(truth.geometry),
             expected=str(volume.geometry),
         )
@@ -156,7 +157,7 @@ def _load_png(case: Pair) -> LabelledSlices:
     _check_shape(case, labels.shape, slices.shape)
     if (beyond := labels > np.iinfo(np.uint8).max).any():
         raise VolumeError(
-            f"'{case.label}' holds no labels",
+            f"{case.where} holds no labels",
             got=f"value {labels[beyond][0]} in {int(beyond.sum())} pixels",
             expected="whole numbers 0..255",
         )
@@ -166,7 +167,7 @@ def _load_png(case: Pair) -> LabelledSlices:
 def _check_shape(case: Pair, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if got != expected:
         raise VolumeError(
-            f"'{case.label}' does not fit its volume", got=f"shape {got}", expected=str(expected)
+            f"{case.where} does not fit its volume", got=f"shape {got}", expected=str(expected)
         )
 
 
@@ -180,7 +181,7 @@ def _check_labels(case: Pair, labels: NDArray[np.uint8], num_classes: int | None
     ]
     if unknown:
         raise VolumeError(
-            f"'{case.label}' holds {'unknown labels' if len(unknown) > 1 else 'an unknown label'}",
+            f"{case.where} holds {'unknown labels' if len(unknown) > 1 else 'an unknown label'}",
             got=", ".join(unknown[:8]) + (", ..." if len(unknown) > 8 else ""),
             expected=f"0..{(num_classes or 0) - 1}",
             todo="name all classes, or renumber the labels",

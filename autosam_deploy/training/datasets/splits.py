@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autosam_deploy.errors import UsageError
 from autosam_deploy.training.datasets.texts import listed, names_from, read_json
 
-#: Of all volumes, one in this many validates unless the user says otherwise.
+#: Of all patients, one in this many validates unless the user says otherwise.
 _ONE_IN = 5
+
+_ANOTHER = "at least 1 of another patient"
 
 Split = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -25,19 +27,26 @@ class SplitFile:
 
 
 def choose_split(
-    names: Sequence[str], *, volumes: str | None = None, val: str | None = None
+    names: Sequence[str],
+    *,
+    volumes: str | None = None,
+    val: str | None = None,
+    patients: Mapping[str, str] | None = None,
 ) -> Split:
-    """Split a data set into volumes for training and for validation.
+    """Split a data set into volumes for training and for validation, patient by patient.
 
-    Names that an option gives are taken as they are. A count takes from the volumes that no option
-    names, in name order: validation from the end, training from the start of what is left.
+    Names that an option gives are taken as they are. A count takes whole patients of whom no option
+    names a volume, in name order, until there are at least so many volumes: validation from the
+    end, training from the start of what is left. Volumes that nobody named never stand opposite
+    others of their patient.
 
     Args:
         names: of all volumes.
         volumes: for training: a count, names by comma, or a text file with one a line; None is all
-            that do not validate. Digits alone are a count.
-        val: for validation, likewise; None is a fifth of all volumes (at most what training
-            leaves), at least one, and none where there is but one volume.
+            volumes of patients that do not validate. Digits alone are a count.
+        val: for validation, likewise; None is a fifth of all patients (at most what training
+            leaves), at least one, and none where there is but one patient.
+        patients: whose volume it is, by name; volumes without an entry are their own patient.
 
     Returns:
         Names for training and names for validation, each in name order.
@@ -47,6 +56,7 @@ def choose_split(
             on both sides.
     """
     everything = sorted(names)
+    owner = {name: (patients or {}).get(name, name) for name in everything}
     train = _parse(volumes, "--volumes", everything)
     held_out = _parse(val, "--val", everything)
     named = [*_named(train), *_named(held_out)]
@@ -54,24 +64,24 @@ def choose_split(
         raise UsageError(
             "volumes for both training and validation", got=listed(both), expected="each for one"
         )
-    free = [name for name in everything if name not in named]
+    free = _without_patients(everything, named, owner)
     if isinstance(train, int):
         _check_count("--volumes", train, len(free))
     if held_out is None:
-        held_out = _default(train, len(free), len(everything))
+        held_out = _default(train, free, owner)
     if isinstance(held_out, int):
         _check_count("--val", held_out, len(free))
-        held_out = free[len(free) - held_out :]
-    free = [name for name in free if name not in held_out]
+        held_out = _whole_patients(_by_patient(free, owner)[::-1], held_out)
+    free = _without_patients(free, held_out, owner)
     if isinstance(train, int):
         _check_count("--volumes", train, len(free), validating=len(held_out))
-        train = free[:train]
+        train = _whole_patients(_by_patient(free, owner), train)
     train = free if train is None else train
     if not train:
         raise UsageError(
             "volumes for training",
             got=f"0, with {len(held_out)} of {len(everything)} for validation",
-            expected="at least 1",
+            expected="at least 1" if len(set(owner.values())) == len(owner) else _ANOTHER,
         )
     return tuple(train), tuple(held_out)
 
@@ -123,19 +133,49 @@ def _named(choice: int | list[str] | None) -> list[str]:
     return choice if isinstance(choice, list) else []
 
 
-def _default(train: int | list[str] | None, free: int, total: int) -> int:
-    """Return how many volumes validate when nobody says."""
+def _default(train: int | list[str] | None, free: list[str], owner: Mapping[str, str]) -> list[str]:
+    """Return the volumes that validate when nobody says."""
+    total = len(set(owner.values()))
     if total == 1:
-        return 0
-    left = free - train if isinstance(train, int) else free
-    if left < 1:
+        return []
+    taken = _named(train)
+    if isinstance(train, int):
+        taken = _whole_patients(_by_patient(free, owner), train)
+    left = _by_patient(_without_patients(free, taken, owner), owner)
+    if not left:
         raise UsageError(
             "no volume is left for validation",
-            got=f"{total} in all, {total - left} for training",
-            expected="at least 1",
+            got=f"{len(owner)} in all, {len(taken)} for training",
+            expected="at least 1" if total == len(owner) else _ANOTHER,
             todo="lower --volumes, or say --val 0 to go without",
         )
-    return min(max(1, total // _ONE_IN), left)
+    return sorted(name for group in left[-max(1, total // _ONE_IN) :] for name in group)
+
+
+def _without_patients(
+    names: Sequence[str], taken: Sequence[str], owner: Mapping[str, str]
+) -> list[str]:
+    """Return the names of patients of whom no volume is taken."""
+    gone = {owner[name] for name in taken}
+    return [name for name in names if owner[name] not in gone]
+
+
+def _by_patient(names: Sequence[str], owner: Mapping[str, str]) -> list[list[str]]:
+    """Return the names of every patient, in the order of the first ones."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(owner[name], []).append(name)
+    return list(found.values())
+
+
+def _whole_patients(groups: Sequence[Sequence[str]], count: int) -> list[str]:
+    """Return all volumes of the first patients that have at least `count` together, by name."""
+    chosen: list[str] = []
+    for group in groups:
+        if len(chosen) >= count:
+            break
+        chosen += group
+    return sorted(chosen)
 
 
 def _check_count(option: str, count: int, free: int, *, validating: int | None = None) -> None:

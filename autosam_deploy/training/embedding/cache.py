@@ -23,10 +23,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import OutputError, UsageError
 from autosam_deploy.files import atomic_file, write_json
 from autosam_deploy.sizes import show_bytes
-from autosam_deploy.spec import EncoderSpec, PreprocessSpec, Strict
+from autosam_deploy.spec import PreprocessSpec
+from autosam_deploy.strict import Strict
 
 CacheDtype = Literal["float16", "float32"]
 

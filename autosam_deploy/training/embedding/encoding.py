@@ -17,15 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import DeviceUnavailableError, TrainingError
 from autosam_deploy.extras import require
 from autosam_deploy.fused.embedder import FusedEmbedder
 from autosam_deploy.fused.tracing import write_onnx
 from autosam_deploy.models.checkpoints import Checkpoint
-from autosam_deploy.models.encoder import resize_encoder_state
+from autosam_deploy.models.encoders import resize_encoder_state
 from autosam_deploy.models.image_size import ImageSize
 from autosam_deploy.models.matching import encoder_at, encoder_weights
-from autosam_deploy.spec import EncoderSpec, PreprocessSpec, TensorSpec
+from autosam_deploy.spec import PreprocessSpec, TensorSpec, WeightsInfo
 
 RuntimeName = Literal["torch", "onnxruntime"]
 
@@ -40,13 +41,17 @@ _MOST = 16
 
 @dataclass(frozen=True, eq=False)
 class FrozenEncoder:
-    """An encoder's weights, what becomes of a slice before them, and the hash that names them."""
+    """An encoder's weights, what becomes of a slice before them, and the hash that names them.
+
+    weights: which published ones they are, if known.
+    """
 
     spec: EncoderSpec
     preprocess: PreprocessSpec
     state: Mapping[str, Tensor]
     sha256: str
     random: bool
+    weights: WeightsInfo | None = None
 
     @property
     def batch(self) -> int:
@@ -80,6 +85,7 @@ def frozen_encoder(
         state=state,
         sha256=str(sam.encoder_sha256),
         random=sam.random_encoder,
+        weights=sam.weights,
     )
 
 
@@ -205,8 +211,8 @@ RUNTIMES: dict[RuntimeName, type[Embedding]] = {
     "torch": TorchEmbedding,
     "onnxruntime": OnnxEmbedding,
 }
-#: 40 slices of a vit_b at 1024x1024, in the units of `choose_runtime`.
-_WORTH_A_GRAPH = 40 * 4096 * 768**2 * 12
+#: Multiply-adds: 10 slices of a vit_b at 1024x1024, or 130 of LiteMedSAM.
+_WORTH_A_GRAPH = 4_700_000_000_000
 
 
 def choose_runtime(
@@ -220,8 +226,6 @@ def choose_runtime(
     """
     if device.type != "cpu":
         return "torch", f"it runs on {device}"
-    rows, columns = encoder.spec.grid
-    work = slices * rows * columns * encoder.spec.embed_dim**2 * encoder.spec.depth
-    if work >= _WORTH_A_GRAPH:
+    if slices * encoder.spec.macs(padded=False) >= _WORTH_A_GRAPH:
         return "onnxruntime", "the fastest on a CPU for this much work"
     return "torch", "too little work for writing a graph first"

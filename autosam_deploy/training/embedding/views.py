@@ -31,7 +31,7 @@ from torch import Tensor
 
 from autosam_deploy.errors import UsageError
 from autosam_deploy.extras import require
-from autosam_deploy.spec import Strict
+from autosam_deploy.strict import Strict
 from autosam_deploy.training.embedding.warp import Move, field_shape, plain, resample
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -101,6 +101,23 @@ class ViewRecipe(Strict):
                 least = "" if bound == -math.inf else f", from {bound} up"
                 raise ValueError(f"{name} {(low, high)} must be (lowest, highest){least}")
         return self
+
+    @classmethod
+    def gentle(cls) -> Self:
+        """Return the recipe of `steady`: turns and zooms that stay near the slice, and no mirror.
+
+        Hearts and most organs have a left and a right.
+        """
+        return cls(
+            flip_probability=0.0,
+            rotation_probability=0.8,
+            rotation=(-0.35, 0.35),
+            scale_probability=0.8,
+            scale=(0.7, 1.4),
+            elastic_shift=(0.002, 0.01),
+            gamma=(0.7, 1.5),
+            noise=(0.0, 0.05),
+        )
 
     @classmethod
     def none(cls) -> Self:

@@ -65,7 +65,7 @@ class Fit:
         number = len(self.history) + 1
         rate = self.trainer.rate
         loss, steps = self.trainer.epoch(train, number, progress=progress)
-        score = evaluate_head(self.trainer.head, validation, self.trainer.resize)
+        score = evaluate_head(self.trainer.result, validation, self.trainer.resize)
         _check_alive(score, number)
         epoch = Epoch(number, loss, score.dice, rate, time.perf_counter() - start, steps)
         self.history.append(epoch)
@@ -74,7 +74,7 @@ class Fit:
             self.best = epoch
             self.best_state = {
                 name: tensor.detach().cpu().clone()
-                for name, tensor in self.trainer.head.state_dict().items()
+                for name, tensor in self.trainer.result.state_dict().items()
             }
         return epoch
 

@@ -1,11 +1,12 @@
-"""How heads are fitted: the reference's recipe as data."""
+"""How heads are fitted: recipes as data."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from autosam_deploy.errors import UsageError
+from autosam_deploy.spec import HeadKind
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,10 @@ class FitConfig:
     ends; 0 goes on to the last epoch. seed: of the head's first weights, the order of slices and
     the choice of views. time_limit_s: no epoch begins after this many seconds, but one is always
     run; with a limit the result depends on the machine's speed. steps: no epoch begins after this
-    many optimiser steps.
+    many optimiser steps. schedule: `plateau` as above, or `cosine`: down to zero over all steps,
+    which needs no factor and no patience. warm_up: steps over which the rate rises from zero.
+    average: decay of a running average of the weights over steps, which is scored and kept in
+    place of the weights; 0 for none. passes: over the slices in an epoch.
     """
 
     epochs: int = 120
@@ -31,6 +35,10 @@ class FitConfig:
     seed: int = 0
     time_limit_s: float | None = None
     steps: int | None = None
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    warm_up: int = 0
+    average: float = 0.0
+    passes: int = 1
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work.
@@ -45,12 +53,62 @@ class FitConfig:
         for name in ("patience", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"training {name}", got=str(getattr(self, name)), expected=">= 0")
+        if not 0 <= self.average < 1 or self.passes < 1 or self.warm_up < 0:
+            raise UsageError(
+                "training average, passes, warm_up",
+                got=f"{self.average}, {self.passes}, {self.warm_up}",
+                expected="0 <= average < 1, passes >= 1, warm_up >= 0",
+            )
         if not 0 < self.lr_factor < 1:
             raise UsageError("training lr_factor", got=str(self.lr_factor), expected="in (0, 1)")
+
+    def steps_of(self, slices: int) -> int:
+        """Return the optimiser steps of all epochs over so many slices."""
+        return self.epochs * -(-slices * self.passes // self.batch)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
+
+
+#: Epochs, so scores on the validation slices, of `steady`.
+_SCORED = 25
+
+
+#: Head -> steps and highest learning rate of `steady`, chosen on the validation volumes of
+#: Sunnybrook hearts (docs/results).
+_STEADY: dict[HeadKind, tuple[int, float]] = {
+    "autosam": (450, 4e-4),
+    "cnn": (600, 1e-3),
+    "linear": (1200, 2e-3),
+}
+
+
+def steady(kind: HeadKind, slices: int, *, steps: int | None = None) -> FitConfig:
+    """Return the default recipe: a number of steps, whatever the number of slices.
+
+    A head on a frozen encoder needs about as many steps for one volume as for fifty. The rate
+    falls along a cosine and the weights are averaged, so that the end of training is as good as its
+    best epoch, and few epochs are there to choose from.
+
+    Args:
+        kind: of the head.
+        slices: of the training volumes.
+        steps: about, in whole passes over the slices; None is what the head needs.
+    """
+    usual, rate = _STEADY[kind]
+    steps = steps or usual
+    passes = max(1, round(steps * FitConfig.batch / slices))
+    epochs = min(_SCORED, passes)
+    return FitConfig(
+        epochs=epochs,
+        passes=-(-passes // epochs),
+        learning_rate=rate,
+        patience=0,
+        schedule="cosine",
+        warm_up=min(50, steps // 10),
+        average=0.98,
+    )
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,7 @@ import torch
 from autosam_deploy.errors import CheckpointError
 from autosam_deploy.models.checkpoints import Checkpoint, read_checkpoint
 from autosam_deploy.models.heads import Head, initialise_from_sam
-from autosam_deploy.spec import (
-    AutosamHead,
-    CnnHead,
-    HeadKind,
-    HeadSpec,
-    LinearHead,
-    ModelSpec,
-)
+from autosam_deploy.spec import AutosamHead, CnnHead, HeadKind, HeadSpec, LinearHead, ModelSpec
 
 
 def head_spec(

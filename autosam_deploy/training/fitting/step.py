@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,13 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimiser, factor=config.lr_factor, patience=config.lr_patience
         )
+        self.average = copy.deepcopy(self.head) if config.average else None
+        self.steps, self.total = 0, 0
+
+    @property
+    def result(self) -> Head:
+        """The head to score and to keep: the average of the weights, if there is one."""
+        return self.head if self.average is None else self.average
 
     @property
     def rate(self) -> float:
@@ -74,6 +82,8 @@ class Trainer:
             "head": self.head.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "steps": self.steps,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -81,6 +91,9 @@ class Trainer:
         self.head.load_state_dict(state["head"], strict=True)
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"], strict=True)
+        self.steps = state["steps"]
 
     def epoch(
         self,
@@ -89,7 +102,9 @@ class Trainer:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[float, int]:
-        """Go once over all slices, one version of each, in an order that `number` decides.
+        """Go over all slices, one version of each, in an order that `number` decides.
+
+        `FitConfig.passes` times, to be exact.
 
         Returns:
             The mean loss and the number of steps.
@@ -100,7 +115,10 @@ class Trainer:
         self.head.train()
         # Seeded by the epoch: a resumed run needs no state of a generator.
         random = np.random.default_rng([self.config.seed, number])
-        order = random.permutation(len(slices))
+        order = [
+            index for _ in range(self.config.passes) for index in random.permutation(len(slices))
+        ]
+        self.total = self.config.steps_of(len(slices))
         chosen = [
             versions[int(random.integers(len(versions)))]
             for versions in (slices.slices[index] for index in order)
@@ -112,7 +130,7 @@ class Trainer:
             if progress is not None:
                 progress(first + len(part), len(chosen))
         mean = sum(losses) / len(losses)
-        if number >= PLATEAU_FROM:
+        if self.config.schedule == "plateau" and number >= PLATEAU_FROM:
             self.schedule.step(mean)
         return mean, len(losses)
 
@@ -126,10 +144,33 @@ class Trainer:
                 f"{'; '.join(sorted(version.origin for version in part))}",
                 todo="lower the learning rate, or look for odd slices",
             )
+        self._set_rate()
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
+        self.steps += 1
+        self._follow()
         return value
+
+    def _set_rate(self) -> None:
+        """Set the rate of the step that comes, where the step decides it."""
+        config = self.config
+        if config.schedule == "plateau" and self.steps >= config.warm_up:
+            return
+        factor = min(1.0, (self.steps + 1) / config.warm_up) if config.warm_up else 1.0
+        if config.schedule == "cosine":
+            factor *= 0.5 * (1 + math.cos(math.pi * min(1.0, self.steps / self.total)))
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.learning_rate * factor
+
+    def _follow(self) -> None:
+        """Move the average towards the weights; the first steps count more."""
+        if self.average is None:
+            return
+        decay = min(self.config.average, self.steps / (self.steps + 9))
+        with torch.no_grad():
+            for kept, new in zip(self.average.parameters(), self.head.parameters(), strict=True):
+                kept.lerp_(new, 1 - decay)
 
     def loss(self, part: Sequence[Version]) -> Tensor:
         """Return cross-entropy plus soft Dice without background, over the pixels of a batch."""

@@ -19,11 +19,19 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from autosam_deploy.bundle.manifest import Artefact, GoldenCase, Manifest, Precision, Provenance
+from autosam_deploy.bundle.manifest import (
+    SCHEMA_VERSION,
+    Artefact,
+    GoldenCase,
+    Manifest,
+    Precision,
+    Provenance,
+)
 from autosam_deploy.bundle.writer import BundleWriter, create_bundle
+from autosam_deploy.encoders import VitEncoder
 from autosam_deploy.files import write_json
 from autosam_deploy.parity import Comparison, ParityRecord, Reference
-from autosam_deploy.spec import EncoderSpec, LinearHead, ModelSpec, PreprocessSpec, default_classes
+from autosam_deploy.spec import LinearHead, ModelSpec, PreprocessSpec, default_classes
 
 HERE = Path(__file__).parent
 SCALE = np.array([-1, 1, 2], np.float32).reshape(1, 3, 1, 1)
@@ -33,7 +41,7 @@ OPSET, IR_VERSION, SINES = 20, 9, 600
 NO_WEIGHTS = (2).to_bytes(8, "little") + b"{}"
 
 SPEC = ModelSpec(
-    encoder=EncoderSpec(
+    encoder=VitEncoder(
         name="vit_none",
         embed_dim=8,
         depth=1,
@@ -158,7 +166,7 @@ def make(
         parity(writer, gates)
         writer.finish(
             Manifest(
-                schema_version=1,
+                schema_version=SCHEMA_VERSION,
                 name=name,
                 trained=False,
                 intended_use="Tests of hosts alone.",

@@ -34,7 +34,7 @@ from autosam_deploy.fused.rounding import run_typed
 from autosam_deploy.fused.segmenter import FusedSegmenter
 from autosam_deploy.fused.taps import boundaries, recorded
 from autosam_deploy.parity import FACTOR
-from autosam_deploy.spec import parse_spec
+from autosam_deploy.strict import parse_spec
 
 Array = NDArray[Any]
 _FLOOR_ULP = 8.0

@@ -15,9 +15,10 @@ from autosam_deploy.benchmarks.efficiency.plan import Plan
 from autosam_deploy.benchmarks.efficiency.roles import choose_roles
 from autosam_deploy.benchmarks.efficiency.sam import Sam
 from autosam_deploy.benchmarks.efficiency.study import Setting, run_study
+from autosam_deploy.encoders import VitEncoder
 from autosam_deploy.models.checkpoints import write_encoder
-from autosam_deploy.models.encoder import seeded_encoder_state
-from autosam_deploy.spec import EncoderSpec, PreprocessSpec
+from autosam_deploy.models.encoders import seeded_encoder_state
+from autosam_deploy.spec import PreprocessSpec
 from autosam_deploy.training.datasets.loading import load_labelled
 from autosam_deploy.training.embedding.prepare import Caching
 from autosam_deploy.volumes.phantom import PHANTOM_CLASSES, make_phantom
@@ -25,7 +26,7 @@ from autosam_deploy.volumes.write import write_volume
 
 MaterialFactory = Callable[..., Material]
 SettingFactory = Callable[..., Setting]
-_ENCODER = EncoderSpec(
+_ENCODER = VitEncoder(
     name="tiny_study",
     embed_dim=24,
     depth=2,

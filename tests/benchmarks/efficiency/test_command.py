@@ -156,8 +156,8 @@ def test_a_split_file_gives_the_roles(run: Any, phantom_set: Path, tmp_path: Pat
         (("--resume", "--overwrite"), "--resume and --overwrite contradict each other"),
         (("--random-encoder", "vit_tiny"), "got --sam-checkpoint and --random-encoder; expected"),
         (("--methods", "unet"), "the encoder; got options of it for methods that have none"),
-        (("--image-size", "50"), "got 50x50; expected multiples of the patch size 8, 32 or more"),
-        (("--image-size", "48,24"), "'custom'; got 24x24; expected multiples of the patch size 8"),
+        (("--image-size", "50"), "got 50x50; expected multiples of 8, 32 or more"),
+        (("--image-size", "48,24"), "'custom'; got 24x24; expected multiples of 8"),
         (("--image-size", "48,big"), "--image-size; got 'big'; expected N or HxW in pixels"),
         (("--image-size", "48,48x48"), "image sizes named twice; got 48x48"),
         (

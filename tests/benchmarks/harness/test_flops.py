@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from autosam_deploy.benchmarks.harness.flops import encoder_macs, head_macs, model_flops
+from autosam_deploy.benchmarks.harness.flops import head_macs, model_flops
+from autosam_deploy.encoders import ENCODERS
 from autosam_deploy.spec import (
-    ENCODERS,
     AutosamHead,
     CnnHead,
     HeadSpec,
@@ -17,7 +17,7 @@ from autosam_deploy.spec import (
 @pytest.mark.parametrize(("name", "gmac"), [("vit_b", 486), ("vit_l", 1493), ("vit_h", 2981)])
 def test_encoders_of_sam(name: str, gmac: float) -> None:
     """Known figures; EfficientViT-SAM publishes 2973 GMAC for vit_h."""
-    assert encoder_macs(ENCODERS[name]) / 1e9 == pytest.approx(gmac, abs=0.6)
+    assert ENCODERS[name].macs() / 1e9 == pytest.approx(gmac, abs=0.6)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,6 @@ def test_least_work_leaves_out_padding_alone() -> None:
     spec = ENCODERS["vit_b"]
     padding = 70 * 70 - 64 * 64
     saved = 8 * padding * 4 * 768 * 768  # eight windowed blocks, four projections each
-    assert encoder_macs(spec) - encoder_macs(spec, padded=False) == saved
+    assert spec.macs() - spec.macs(padded=False) == saved
     whole = spec.model_copy(update={"global_attn_indexes": tuple(range(12))})
-    assert encoder_macs(whole) == encoder_macs(whole, padded=False)
+    assert whole.macs() == whole.macs(padded=False)

@@ -13,8 +13,9 @@ from autosam_deploy.benchmarks.harness.inputs import (
     volume_set,
 )
 from autosam_deploy.benchmarks.harness.volume import STAGES, label_volume
+from autosam_deploy.encoders import ENCODERS
 from autosam_deploy.errors import UsageError, VolumeError
-from autosam_deploy.spec import ENCODERS, ModelSpec
+from autosam_deploy.spec import ModelSpec
 from autosam_deploy.volumes.phantom import make_phantom
 from autosam_deploy.volumes.read import read_labels, read_volume
 from autosam_deploy.volumes.volume import Geometry, Volume, same_space

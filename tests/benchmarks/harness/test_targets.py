@@ -25,7 +25,7 @@ from autosam_deploy.benchmarks.harness.targets import (
 )
 from autosam_deploy.benchmarks.harness.times import summarise
 from autosam_deploy.errors import UsageError
-from autosam_deploy.spec import parse_spec
+from autosam_deploy.strict import parse_spec
 
 MakeRow = Callable[..., Row]
 Judge = Callable[..., list[Judged]]

@@ -115,7 +115,7 @@ def test_explicit_graph_holds_scores(
     segmenter = untrained(spec.encoder, spec.head, seed=1).segmenter
     export_onnx(fuse(segmenter, lowering="explicit"), tmp_path / "g.onnx", opset=20)
     network = network_of(rtx, tmp_path / "g.onnx")
-    facts = inspect_network(network[1], heads=(3,), tokens=(36, 16))
+    facts = inspect_network(network[1], scores=frozenset({(3, 36), (3, 16)}))
     assert facts.low == 0
     assert facts.attentions == 0
     # One tensor of scores for each of the three blocks: what the fp16 graph must not have.

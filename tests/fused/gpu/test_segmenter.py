@@ -119,7 +119,7 @@ def test_islands_keep_their_precision(model_spec: SpecFactory) -> None:
     island = Island(node="encoder.blocks.1.query", reason="range", largest=3e4)
     plan = plan.model_copy(update={"islands": (*plan.islands, island)})
     gpu = GpuSegmenter(apply_precision(fused, plan))
-    projections = [list(block.projections) for block in gpu.blocks]
+    projections = [list(block.projections) for block in gpu.encoder.blocks]
     assert [len(found) for found in projections] == [1, 3, 1]
     assert [dense.dtype for dense in projections[1]] == [
         torch.float32,
@@ -171,7 +171,7 @@ def test_a_plan_covers_every_node(model_spec: SpecFactory) -> None:
         if name not in islands and name.startswith("encoder.blocks")
         for p in node.parameters(recurse=False)
     )
-    stored = {id(p): p for p in gpu.blocks.parameters() if p.dtype == torch.float16}
+    stored = {id(p): p for p in gpu.encoder.blocks.parameters() if p.dtype == torch.float16}
     # Biases that a projection lacks are zeros of the joined one.
     added = 2 * fused.spec.encoder.embed_dim * fused.spec.encoder.depth
     assert sum(p.numel() for p in stored.values()) == half + added

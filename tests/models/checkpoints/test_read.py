@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import CheckpointError
 from autosam_deploy.models.checkpoints import (
     HeadInfo,
@@ -20,7 +21,7 @@ from autosam_deploy.models.checkpoints import (
 )
 from autosam_deploy.models.hashing import weights_sha256
 from autosam_deploy.models.heads import POSITION_KEY, seeded_head_state
-from autosam_deploy.spec import HEAD_KINDS, EncoderSpec, HeadKind, HeadSpec
+from autosam_deploy.spec import HEAD_KINDS, HeadKind, HeadSpec
 
 State = dict[str, Tensor]
 MakeState = Callable[[HeadKind], State]
@@ -213,7 +214,7 @@ def test_weights_of_something_else_are_refused(tmp_path: Path, sam_state: State)
     with pytest.raises(CheckpointError, match=r"no known layout; got names such as 'down\.0"):
         read_checkpoint(save(tmp_path / "unet.pth", unet))
     mobile = {"image_encoder.patch_embed.seq.0.c.weight": torch.zeros(2, 3, 3, 3)}
-    with pytest.raises(CheckpointError, match=r"image encoder \(a SAM ViT.*lacks 'patch_embed"):
+    with pytest.raises(CheckpointError, match=r"image encoder \(a TinyViT.*lacks 'patch_embed"):
         read_checkpoint(save(tmp_path / "mobile_sam.pt", mobile))
     other = {"mask_decoder.conv.weight": torch.zeros(2)}
     with pytest.raises(CheckpointError, match="none of the heads autosam, cnn, linear"):
@@ -238,7 +239,7 @@ def test_a_file_of_a_newer_version_is_refused(
     head = reference_head("linear")
     record = json.loads(head_info(head).model_dump_json())
     for change, message in (
-        ({"schema_version": 2}, "newer autosam-deploy; got schema version 2"),
+        ({"schema_version": 3}, "newer autosam-deploy; got schema version 3"),
         ({"extra": 1}, "head metadata is not valid at 'extra'"),
         ({"encoder_sha256": "abc"}, "not valid at 'encoder_sha256'"),
         ({"classes": record["classes"][:2]}, "2 classes named for 3"),

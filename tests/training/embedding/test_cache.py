@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import OutputError, UsageError
-from autosam_deploy.spec import EncoderSpec, PreprocessSpec
+from autosam_deploy.spec import PreprocessSpec
 from autosam_deploy.training.embedding import cache as module
 from autosam_deploy.training.embedding.cache import (
     EmbeddingCache,

@@ -8,11 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import CheckpointError, OutputError, TrainingError, UsageError
 from autosam_deploy.models.assemble import untrained
 from autosam_deploy.models.checkpoints import read_checkpoint, write_segmenter
 from autosam_deploy.models.segmenter import Segmenter
-from autosam_deploy.spec import EncoderSpec, LinearHead, PreprocessSpec
+from autosam_deploy.spec import LinearHead, PreprocessSpec
 from autosam_deploy.training.datasets.loading import LabelledSlices
 from autosam_deploy.training.embedding.cache import CachePlan, EmbeddingCache, Space
 from autosam_deploy.training.embedding.encoding import (
@@ -179,7 +180,7 @@ def test_runtimes_equal_the_segmenter(
 
 
 def test_runtime_follows_the_amount_of_work(encoder: FrozenEncoder) -> None:
-    from autosam_deploy.spec import ENCODERS
+    from autosam_deploy.encoders import ENCODERS
 
     big = FrozenEncoder(ENCODERS["vit_b"], PreprocessSpec(), {}, "", random=True)
     assert choose_runtime(encoder, slices=10_000, device=CPU)[0] == "torch"

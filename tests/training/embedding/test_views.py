@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from autosam_deploy.errors import SpecError, UsageError
 from autosam_deploy.models.preprocess import normalise
-from autosam_deploy.spec import PreprocessSpec, parse_spec
+from autosam_deploy.spec import PreprocessSpec
+from autosam_deploy.strict import parse_spec
 from autosam_deploy.training.embedding.views import ViewRecipe, make_view, view_labels
 from autosam_deploy.volumes.phantom import make_phantom
 

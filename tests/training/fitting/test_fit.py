@@ -15,7 +15,7 @@ from autosam_deploy.models.heads import Head
 from autosam_deploy.spec import HEAD_KINDS, HeadKind, ModelSpec, PreprocessSpec
 from autosam_deploy.training.embedding.versions import EmbeddedSlices, Version
 from autosam_deploy.training.fitting.fit import Fit, FitResult, fit_head
-from autosam_deploy.training.fitting.recipe import Epoch, FitConfig
+from autosam_deploy.training.fitting.recipe import Epoch, FitConfig, steady
 from autosam_deploy.training.fitting.resume import Journal
 from autosam_deploy.training.fitting.step import PLATEAU_FROM, evaluate_head
 
@@ -300,3 +300,54 @@ def test_journal_is_not_written_more_often_than_asked(
     journal.write = lambda fit_: written.append(len(fit_.history))  # type: ignore[method-assign]
     fit(head, slices, epochs=4, save=journal.save)
     assert written == [4]  # at the end alone
+
+
+def test_steady_takes_its_steps_whatever_the_slices() -> None:
+    for slices in (1, 7, 8, 40, 439):
+        config = steady("linear", slices, steps=1200)
+        assert config.epochs <= 25
+        assert 1200 <= config.steps_of(slices) * config.batch / 4 <= 1400 or slices > 40
+    assert steady("autosam", 439).steps_of(439) == 4 * 110
+
+
+def test_cosine_falls_from_the_highest_rate_to_nearly_nothing(easy_slices: EasySlices) -> None:
+    head, slices = easy_slices("linear")
+    rates = [
+        epoch.learning_rate
+        for epoch in fit(head, slices, epochs=20, schedule="cosine", warm_up=2).history
+    ]
+    assert rates[1] > rates[10] > rates[-1]
+    assert max(rates) <= 3e-3
+    assert rates[-1] < 1e-4
+
+
+def test_the_average_is_kept_and_trails_the_weights(easy_slices: EasySlices) -> None:
+    head, slices = easy_slices("linear")
+    start = copy.deepcopy(head.state_dict())
+    last = fit(head, slices, epochs=1, average=0.9).state
+    name = "mask_decoder.final.0.weight"
+    moved, kept = head.state_dict()[name] - start[name], last[name] - start[name]
+    assert 0 < float(kept.norm()) < float(moved.norm())
+
+
+def test_a_fit_with_an_average_goes_on_where_it_was(
+    easy_slices: EasySlices, tmp_path: Path
+) -> None:
+    fields: dict[str, Any] = {"schedule": "cosine", "average": 0.9, "warm_up": 3}
+    head, slices = easy_slices("linear")
+    whole = fit(head, slices, epochs=6, **fields).state
+    journal = Journal(tmp_path / "fit.pt", {}, every_s=0)
+
+    class KilledError(Exception):
+        pass
+
+    def save(running: Any, ended: bool) -> None:
+        journal.save(running, ended)
+        if len(running.history) == 3:
+            raise KilledError
+
+    head, _ = easy_slices("linear")
+    with pytest.raises(KilledError, match=""):
+        fit(head, slices, epochs=6, save=save, **fields)
+    head, _ = easy_slices("linear")
+    assert equal(fit(head, slices, epochs=6, resume=journal.load, **fields).state, whole)

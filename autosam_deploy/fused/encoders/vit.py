@@ -11,49 +11,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from autosam_deploy.encoders import VitEncoder
 from autosam_deploy.fused.attention import LOWERINGS, RelPosAttention
+from autosam_deploy.fused.grey import fold_grey
 from autosam_deploy.fused.nodes import Add, Conv, LayerNorm, Linear, Node
 from autosam_deploy.fused.windows import fold_value_bias, merge_heads, split_heads
-from autosam_deploy.spec import EncoderSpec, PreprocessSpec
+from autosam_deploy.models.preprocess import marks_padding
+from autosam_deploy.spec import PreprocessSpec
 
 State = Mapping[str, Tensor]
-
-
-def fold_grey(weight: Tensor, bias: Tensor, preprocess: PreprocessSpec) -> tuple[Tensor, Tensor]:
-    """Fold three equal channels and the pixel normalisation into a grey patch embedding.
-
-    conv(W, (x - m_c) / s_c) + b = conv(sum_c W_c / s_c, x) + b - conv(sum_c W_c m_c / s_c, 1).
-    With zero padding behind the normalisation (`longest-side`) the second term holds inside the
-    picture only, so it becomes the weight of a second channel that is 1 inside and 0 outside;
-    with `stretch` that channel would be 1 everywhere and goes into the bias.
-
-    Args:
-        weight: (C, 3, p, p).
-        bias: (C,).
-        preprocess: pixel mean and std in the units that the intensity step leaves.
-
-    Returns:
-        Weight (C, 1 or 2, p, p) and bias (C,).
-    """
-    if preprocess.pixel_mean is None or preprocess.pixel_std is None:
-        return weight.sum(dim=1, keepdim=True), bias
-    std = weight.new_tensor(preprocess.pixel_std)[None, :, None, None]
-    mean = weight.new_tensor(preprocess.pixel_mean)[None, :, None, None]
-    grey = (weight / std).sum(dim=1, keepdim=True)
-    offset = -(weight * (mean / std)).sum(dim=1, keepdim=True)
-    if preprocess.resize == "longest-side":
-        return torch.cat([grey, offset], dim=1), bias
-    return grey, bias + offset.sum(dim=(1, 2, 3))
 
 
 class PatchEmbedding(Node):
     """Grey patches to tokens, plus the absolute positions: (B, 1 or 2, H, W) -> (B, h, w, C)."""
 
-    def __init__(self, state: State, spec: EncoderSpec, preprocess: PreprocessSpec) -> None:
+    def __init__(self, state: State, spec: VitEncoder, preprocess: PreprocessSpec) -> None:
         """Fold the weights (see `fold_grey`)."""
         super().__init__()
         weight, bias = fold_grey(
-            state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], preprocess
+            state["patch_embed.proj.weight"],
+            state["patch_embed.proj.bias"],
+            preprocess,
+            marked=marks_padding(preprocess),
         )
         self.weight = nn.Parameter(weight.detach().clone(), False)
         # Bias and positions are both constants behind the convolution: one sum.
@@ -69,7 +48,7 @@ class PatchEmbedding(Node):
 class Block(nn.Module):
     """One transformer block on (B, h, w, C), windowed or global."""
 
-    def __init__(self, state: State, spec: EncoderSpec, *, index: int, lowering: str) -> None:
+    def __init__(self, state: State, spec: VitEncoder, *, index: int, lowering: str) -> None:
         """Take the block's weights from the encoder's state."""
         super().__init__()
 
@@ -152,11 +131,14 @@ class Neck(nn.Module):
         return out
 
 
-class FusedEncoder(nn.Module):
+class FusedVit(nn.Module):
     """Normalised grey image (B, 1 or 2, H, W) -> embedding, channels last (B, Sh, Sw, 256)."""
 
+    #: Its first convolution takes whole patches and pads nothing.
+    padded_stem = False
+
     def __init__(
-        self, state: State, spec: EncoderSpec, *, preprocess: PreprocessSpec, lowering: str
+        self, state: State, spec: VitEncoder, *, preprocess: PreprocessSpec, lowering: str
     ) -> None:
         """Fuse an encoder.
 
@@ -180,3 +162,20 @@ class FusedEncoder(nn.Module):
             x = block(x)
         out: Tensor = self.neck(x)
         return out
+
+
+def score_shapes(spec: VitEncoder, lowering: str | None) -> frozenset[tuple[int, int]]:
+    """Return (heads, tokens) of all that attend together in a graph of a lowering.
+
+    A tensor (B, heads, tokens, tokens) would hold their scores. Heads attend all at once, or in the
+    groups of `Lowering.channel_groups`.
+    """
+    rows, columns = spec.grid
+    found = set()
+    for window in {spec.window_of(index) for index in range(spec.depth)}:
+        together = {spec.num_heads}
+        if lowering in LOWERINGS:
+            groups = LOWERINGS[lowering].channel_groups(spec, window=window)
+            together |= {(group.stop - group.start) // spec.head_dim for group in groups}
+        found |= {(heads, window**2 or rows * columns) for heads in together}
+    return frozenset(found)
