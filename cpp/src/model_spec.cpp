@@ -46,10 +46,9 @@ void read_sides(const Json& size, const Place& place, std::array<std::int64_t, 2
 }
 
 std::vector<std::int64_t> positives(const Json& value, const Place& place, std::size_t count) {
-  std::vector<std::int64_t> found =
-      read_list<std::int64_t>(value, place, 0, [](const Json& item, const Place& where) {
-        return as_integer(item, where, kPositive);
-      });
+  std::vector<std::int64_t> found = read_list<std::int64_t>(
+      value, place, 0,
+      [](const Json& item, const Place& where) { return as_integer(item, where, kPositive); });
   if (found.size() != count) place.refuse(value, std::to_string(count) + " numbers");
   return found;
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from autosam_deploy.errors import UsageError, VolumeError
-from autosam_deploy.training.datasets.texts import listed
+from autosam_deploy.training.datasets.texts import counted, listed
 
 #: What a data set's own folders or lists say a volume is for.
 Part = Literal["train", "val", "test"]
@@ -71,11 +71,11 @@ class Dataset:
     @property
     def summary(self) -> str:
         """One line: layout, patients (where known) and volumes."""
-        volumes = _counted(len(self.cases), "volume") + _by(case.phase for case in self.cases)
+        volumes = counted(len(self.cases), "volume") + _by(case.phase for case in self.cases)
         if any(case.patient_id is None for case in self.cases):
             return f"layout: {self.title or self.layout}, {volumes}"
         groups = {case.patient: case.group for case in self.cases}
-        patients = _counted(len(groups), "patient") + _by(groups.values())
+        patients = counted(len(groups), "patient") + _by(groups.values())
         return f"layout: {self.title or self.layout}, {patients}, {volumes}"
 
     def select(self, names: Iterable[str]) -> Dataset:
@@ -104,8 +104,9 @@ def check_pairs(images: Iterable[str], labels: Iterable[str], what: str, *, expe
     Raises:
         VolumeError: listing the first few of them.
     """
-    without_labels = sorted(set(images) - set(labels))
-    without_image = sorted(set(labels) - set(images))
+    of_images, of_labels = set(images), set(labels)
+    without_labels = sorted(of_images - of_labels)
+    without_image = sorted(of_labels - of_images)
     odd = [
         f"{listed(names)} without {missing}"
         for names, missing in ((without_labels, "labels"), (without_image, "an image"))
@@ -139,10 +140,6 @@ def make_dataset(
         taken[case.name] = case
     ordered = tuple(taken[name] for name in sorted(taken))
     return Dataset(layout, ordered, class_names, title=title, notes=notes)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _by(kinds: Iterable[str]) -> str:

@@ -48,6 +48,11 @@ def listed(names: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun: `1 patient`, `2 patients`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def is_file(text: str) -> bool:
     """Tell whether a text is the path of a file; one too long for a path is not."""
     try:

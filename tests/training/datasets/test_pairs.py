@@ -99,6 +99,58 @@ def test_decathlon(tmp_path: Path) -> None:
     assert found.class_names == ("background", "liver")
 
 
+def test_nnunet_v1(tmp_path: Path) -> None:
+    """Its dataset.json lists the files without the channel that their names have."""
+    names = ("la_003", "la_004")
+    for name in names:
+        touch(tmp_path, f"imagesTr/{name}_0000.nii.gz", f"labelsTr/{name}.nii.gz")
+        touch(tmp_path, f"imagesTr/._{name}_0000.nii.gz", f"labelsTr/._{name}.nii.gz")
+    touch(tmp_path, "imagesTs/la_001_0000.nii.gz", "._dataset.json", "imagesTr/.DS_Store")
+    describe(
+        tmp_path,
+        DECATHLON,
+        name="Heart",
+        tensorImageSize="4D",
+        numTraining=2,
+        numTest=1,
+        training=[
+            {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
+            for name in names
+        ],
+        test=["./imagesTs/la_001.nii.gz"],
+    )
+    found = find_dataset(data=tmp_path)
+    assert (found.layout, found.names) == ("decathlon", names)
+    assert found.class_names == ("background", "liver")
+    assert found.cases[0].image.name == "la_003_0000.nii.gz"
+    assert found.summary == "layout: Decathlon or nnU-Net v1, 2 volumes"
+    assert found.root == tmp_path
+
+
+def test_png_folders_named_as_in_bids(tmp_path: Path) -> None:
+    for kind in ("imgs", "annotations"):
+        touch(tmp_path, f"{kind}/sub-01_ED/0.png", f"{kind}/sub-01/0.png")
+    found = find_dataset(tmp_path / "imgs", tmp_path / "annotations")
+    assert (found.layout, found.names) == ("png", ("sub-01", "sub-01_ED"))
+    assert [case.patient for case in found.cases] == ["sub-01", "sub-01"]
+    assert found.summary == "layout: folders of PNG slices, 1 patient, 2 volumes"
+
+
+def test_images_and_labels_come_before_other_layouts(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.nii.gz", "labels/a.nii.gz", "b.nii.gz", "b_seg.nii.gz")
+    assert find_dataset(data=tmp_path).names == ("a",)
+
+
+def test_known_layouts_are_listed(tmp_path: Path) -> None:
+    touch(tmp_path, "x/y.nii.gz")
+    with pytest.raises(
+        UsageError,
+        match=r"got 'x'; expected one of imagesTr/ and labelsTr/, .*, ACDC \(patient001/.*, M&Ms "
+        r"\(.*, M&Ms-2 \(.*, BIDS with derivatives/ .*, pairs such as x\.nii\.gz and x_seg\.nii",
+    ):
+        find_dataset(data=tmp_path)
+
+
 @pytest.fixture
 def two_channels(tmp_path: Path) -> Path:
     touch(tmp_path, *(f"imagesTr/{case}_000{n}.nii.gz" for case in "ab" for n in range(2)))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autosam_deploy.training.datasets.dataset import Dataset, Pair, check_pairs, make_dataset
 from autosam_deploy.training.datasets.layouts.folder import File, Folder
-from autosam_deploy.training.datasets.texts import read_text
+from autosam_deploy.training.datasets.texts import counted, read_text
 
 #: Labels 0..3.
 CLASSES = ("background", "right_ventricle", "myocardium", "left_ventricle")
@@ -40,8 +40,8 @@ def find(folder: Folder) -> Dataset | None:
     testing = [name for file, name in found if file.part == "test"]
     if testing and not any(name[3] for name in testing):
         found = [(file, name) for file, name in found if file.part != "test"]
-        count = len({name[1] for name in testing})
-        notes = (f"{count} patients for testing have no labels and are left out",)
+        patients = counted(len({name[1] for name in testing}), "patient")
+        notes = (f"left out: {patients} for testing, without labels",)
     images = {_place(folder, file): (file, name) for file, name in found if not name[3]}
     labels = {_place(folder, file).removesuffix("_gt"): file for file, name in found if name[3]}
     check_pairs(

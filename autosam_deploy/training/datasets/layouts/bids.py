@@ -131,7 +131,7 @@ def _pair(folder: Folder, labels: Sequence[File]) -> Dataset:
     ]
     left = Counter(_suffix(image.stem) for image in images if image not in taken)
     shown = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left.items()))
-    notes = (f"images that no labels belong to are left out: {shown}",) if left else ()
+    notes = (f"left out: images of a kind that has no labels, {shown}",) if left else ()
     return make_dataset("bids", "BIDS", cases, notes=notes)
 
 

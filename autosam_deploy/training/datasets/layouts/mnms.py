@@ -19,7 +19,7 @@ from autosam_deploy.errors import UsageError, VolumeError
 from autosam_deploy.training.datasets.dataset import Dataset, Pair, check_pairs, make_dataset
 from autosam_deploy.training.datasets.frames import count_dimensions
 from autosam_deploy.training.datasets.layouts.folder import File, Folder, check_channel
-from autosam_deploy.training.datasets.texts import listed, read_text
+from autosam_deploy.training.datasets.texts import counted, listed, read_text
 
 #: Labels 0..3 of both; the order is not that of ACDC.
 CLASSES = ("background", "left_ventricle", "myocardium", "right_ventricle")
@@ -29,7 +29,7 @@ _CINE, _CINE_LABELS = "_sa", "_sa_gt"
 _UNLABELLED = "unlabeled"
 
 _SECOND = re.compile(r"(\d+)_(SA|LA)_(ED|ES)(_gt)?")
-_VIEWS = ("SA", "LA")
+_VIEWS = {"SA": "short axis", "LA": "long axis"}
 
 #: Columns of the tables: patient, frames, diagnosis.
 _CODE, _DIAGNOSIS = "External code", "Pathology"
@@ -76,12 +76,13 @@ def find(folder: Folder) -> Dataset | None:
             frame=_frame(path, by_code[code], phase),
             part=images[code].part,
             phase=phase,
-            group=by_code[code].get(_DIAGNOSIS) or "",
+            group=by_code[code].get(_DIAGNOSIS, ""),
         )
         for code in images
         for phase in _PHASES
     ]
-    notes = (f"{len(unlabelled)} patients in Unlabeled/ are left out",) if unlabelled else ()
+    left = counted(len(unlabelled), "patient")
+    notes = (f"left out: {left} in Unlabeled/",) if unlabelled else ()
     return make_dataset("mnms", "M&Ms", cases, class_names=CLASSES, notes=notes)
 
 
@@ -100,16 +101,15 @@ def find_second(folder: Folder) -> Dataset | None:
     labelled = {name[2] for _, name in found if name[4]}
     if not labelled:
         return None
-    view = _VIEWS[
-        check_channel(
-            folder.root,
-            folder.channel,
-            [number for number, one in enumerate(_VIEWS) if one in labelled],
-            ("short axis", "long axis"),
-            what="views",
-            expected="one view, which a head can learn",
-        )
-    ]
+    number = check_channel(
+        folder.root,
+        folder.channel,
+        [number for number, one in enumerate(_VIEWS) if one in labelled],
+        tuple(_VIEWS.values()),
+        what="views",
+        expected="one: a head learns one plane",
+    )
+    view, title = list(_VIEWS.items())[number]
     found = [(file, name) for file, name in found if name[2] == view]
     labels = {file.stem.removesuffix("_gt"): file for file, name in found if name[4]}
     check_pairs(
@@ -132,7 +132,7 @@ def find_second(folder: Folder) -> Dataset | None:
         for file, name in found
         if not name[4]
     ]
-    return make_dataset("mnms2", f"M&Ms-2 ({view})", cases, class_names=CLASSES)
+    return make_dataset("mnms2", f"M&Ms-2 ({title})", cases, class_names=CLASSES)
 
 
 def _by_code(folder: Folder, ending: str) -> dict[str, File]:
@@ -176,14 +176,15 @@ def _tables(folder: Path, columns: tuple[str, ...]) -> list[tuple[Path, list[dic
     found = []
     for path in sorted(folder.glob("*.csv")):
         if path.is_file() and not path.name.startswith("."):
-            reader = csv.DictReader(read_text(path).splitlines())
-            if set(columns) <= set(reader.fieldnames or ()):
-                found.append((path, list(reader)))
+            header, *rows = csv.reader(read_text(path).splitlines() or [""])
+            if set(columns) <= set(header):
+                cells = [[cell.strip() for cell in row] for row in rows if len(row) >= len(header)]
+                found.append((path, [dict(zip(header, row, strict=False)) for row in cells]))
     return found
 
 
 def _frame(path: Path, row: dict[str, str], phase: str) -> int:
-    text = (row[phase] or "").strip()
+    text = row[phase]
     if not text.isdecimal():
         raise UsageError(
             f"'{path}' names no frame for {phase} of '{row[_CODE]}'",
@@ -198,8 +199,8 @@ def _diagnoses(root: Path) -> dict[int, str]:
     for place in (root, *list(root.resolve().parents)[:_ABOVE]):
         for _, rows in _tables(place, (_SECOND_CODE, _SECOND_DIAGNOSIS)):
             return {
-                int(row[_SECOND_CODE]): (row[_SECOND_DIAGNOSIS] or "").strip()
+                int(row[_SECOND_CODE]): row[_SECOND_DIAGNOSIS]
                 for row in rows
-                if (row[_SECOND_CODE] or "").isdecimal()
+                if row[_SECOND_CODE].isdecimal()
             }
     return {}

@@ -8,7 +8,7 @@ from autosam_deploy.errors import VolumeError
 from autosam_deploy.training.datasets.dataset import Dataset, Pair, check_pairs, make_dataset
 from autosam_deploy.training.datasets.layouts.folder import File, Folder
 from autosam_deploy.training.datasets.patients import subject_in_name
-from autosam_deploy.training.datasets.texts import listed
+from autosam_deploy.training.datasets.texts import counted, listed
 
 _LABELS = re.compile(r"(.+)(?:_seg|_labels?|_gt|_mask|-label|-seg)", re.I)
 
@@ -62,7 +62,7 @@ def find(folder: Folder) -> Dataset | None:
         for name, file in images.items()
     ]
     deeper = len(folder.files) - len(near)
-    notes = (f"{deeper} files in deeper folders are left out",) if deeper else ()
+    notes = (f"left out: {counted(deeper, 'file')} in deeper folders",) if deeper else ()
     return make_dataset("suffixes", "pairs by suffix", cases, notes=notes)
 
 

@@ -92,7 +92,7 @@ def test_testing_without_labels_is_left_out(tmp_path: Path, patient: Callable[..
         path.unlink()
     found = find_dataset(data=tmp_path)
     assert found.names == ("patient001_frame01", "patient001_frame12")
-    assert found.notes == ("1 patient for testing has no labels and is left out",)
+    assert found.notes == ("left out: 1 patient for testing, without labels",)
 
 
 def test_without_info(tmp_path: Path, patient: Callable[..., Path]) -> None:

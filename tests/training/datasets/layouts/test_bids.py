@@ -84,7 +84,7 @@ def test_other_images_are_left_out_and_counted(tmp_path: Path) -> None:
         )
     found = find_dataset(data=tmp_path)
     assert found.names == ("sub-01_T1w", "sub-02_T1w")
-    assert found.notes == ("images that no labels belong to are left out: 2 T2w, 2 bold",)
+    assert found.notes == ("left out: images of a kind that has no labels, 2 T2w, 2 bold",)
 
 
 def test_every_image_with_its_own_labels(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_labelled_frames_become_volumes(tmp_path: Path, cine: Callable[..., None
     assert CLASSES[1:] == ("left_ventricle", "myocardium", "right_ventricle")
     assert found.names[:4] == ("A0S9V9_ED", "A0S9V9_ES", "B2F4K5_ED", "B2F4K5_ES")
     assert [case.frame for case in found.cases[:4]] == [0, 3, 4, 1]
-    assert found.notes == ("1 patient in Unlabeled/ is left out",)
+    assert found.notes == ("left out: 1 patient in Unlabeled/",)
     assert found.summary == ("layout: M&Ms, 4 patients (1 HCM, 3 NOR), 8 volumes (4 ED, 4 ES)")
     chosen = split_dataset(found)
     assert chosen.validation == ("D3H9V5_ED", "D3H9V5_ES")

@@ -81,7 +81,7 @@ def test_folders_that_part_the_set(tmp_path: Path) -> None:
 def test_deeper_files_are_counted(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii", "a_seg.nii", "x/y/b.nii", "x/y/b_seg.nii")
     found = find_dataset(data=tmp_path)
-    assert (found.names, found.notes) == (("a",), ("2 files in deeper folders are left out",))
+    assert (found.names, found.notes) == (("a",), ("left out: 2 files in deeper folders",))
 
 
 def test_refusals(tmp_path: Path) -> None:
