@@ -19,7 +19,7 @@ from autosam_deploy.errors import UsageError, VolumeError
 from autosam_deploy.training.datasets.dataset import Dataset, Pair, check_pairs, make_dataset
 from autosam_deploy.training.datasets.frames import count_dimensions
 from autosam_deploy.training.datasets.layouts.folder import File, Folder, check_channel
-from autosam_deploy.training.datasets.texts import counted, listed, read_text
+from autosam_deploy.training.datasets.texts import counted, listed
 
 #: Labels 0..3 of both; the order is not that of ACDC.
 CLASSES = ("background", "left_ventricle", "myocardium", "right_ventricle")
@@ -175,12 +175,25 @@ def _table(root: Path, columns: tuple[str, ...]) -> tuple[Path, list[dict[str, s
 def _tables(folder: Path, columns: tuple[str, ...]) -> list[tuple[Path, list[dict[str, str]]]]:
     found = []
     for path in sorted(folder.glob("*.csv")):
-        if path.is_file() and not path.name.startswith("."):
-            header, *rows = csv.reader(read_text(path).splitlines() or [""])
-            if set(columns) <= set(header):
-                cells = [[cell.strip() for cell in row] for row in rows if len(row) >= len(header)]
-                found.append((path, [dict(zip(header, row, strict=False)) for row in cells]))
+        try:
+            rows = _rows(path, columns)
+        except (OSError, csv.Error):
+            rows = None  # not of the challenge; folders above may hold anything
+        if rows is not None and not path.name.startswith("."):
+            found.append((path, rows))
     return found
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]] | None:
+    """Return the rows of a table; None where it has not all of the columns."""
+    # The columns that count are ASCII; centres and vendors may be in any encoding.
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        reader = csv.reader(stream)
+        header = [cell.strip() for cell in next(reader, [])]
+        if not set(columns) <= set(header):
+            return None
+        rows = [[cell.strip() for cell in row] for row in reader if len(row) >= len(header)]
+    return [dict(zip(header, row, strict=False)) for row in rows]
 
 
 def _frame(path: Path, row: dict[str, str], phase: str) -> int:

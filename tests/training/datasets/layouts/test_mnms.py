@@ -71,7 +71,9 @@ def test_labelled_frames_become_volumes(tmp_path: Path, cine: Callable[..., None
 
 def test_table_above_the_folder(tmp_path: Path, cine: Callable[..., None]) -> None:
     cine("A0S9V9", "Training/Labeled")
-    table(tmp_path, "A0S9V9,Siemens,A,1,0,3,HCM")
+    table(tmp_path, "A0S9V9 ,Siemens,A,1,0, 3,HCM", "short,row")
+    with (tmp_path / TABLE).open("ab") as stream:
+        stream.write("9,B2F4K5,Philips,B,Málaga,4,1,NOR\n".encode("latin-1"))
     found = find_dataset(data=tmp_path / "Training" / "Labeled")
     assert found.names == ("A0S9V9_ED", "A0S9V9_ES")
     assert split_dataset(found).validation == ()
@@ -82,6 +84,8 @@ def test_tables_that_do_not_do(tmp_path: Path, cine: Callable[..., None]) -> Non
     cine("B2F4K5", "a/b/dataset")
     root = tmp_path / "a" / "b" / "dataset"
     (root / "other.csv").write_text("code,ED\nA0S9V9,0\n", "utf-8")
+    (root / "empty.csv").touch()
+    (root / "folder.csv").mkdir()
     with pytest.raises(
         UsageError,
         match=r"no table says which frames .* have labels; expected a CSV file with columns "
