@@ -11,18 +11,21 @@ from autosam_deploy.bundle.reader import Bundle
 from autosam_deploy.errors import UsageError
 from autosam_deploy.export.checks.record import state_of
 from autosam_deploy.extras import require
+from autosam_deploy.models.named import find_weights
 from autosam_deploy.parity import ParityRecord
 from autosam_deploy.runtime.selftest import read_parity
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
-    """Return what `path` is, as JSON values.
+    """Return what `path` is, a file or the name of published weights, as JSON values.
 
     Raises:
         UsageError: nothing there.
         CheckpointError: not a known weights file.
         BundleError: a folder that is no sound bundle.
+        MissingExtraError: the name of published weights that are not installed.
     """
+    path = find_weights(path)
     if path.is_dir():
         return _bundle(path)
     if not path.exists():

@@ -27,7 +27,7 @@ from typing import Any
 
 import pytest
 
-from autosam_deploy.encoders import EncoderSpec, VitEncoder
+from autosam_deploy.encoders import EncoderSpec, TinyVitEncoder, VitEncoder
 from autosam_deploy.spec import (
     AutosamHead,
     CnnHead,
@@ -51,15 +51,29 @@ TINY = VitEncoder(
 )
 
 
+#: A TinyViT of the same size: 12x12 tokens, all windows padded.
+TINY_TINYVIT = TinyVitEncoder(
+    name="tiny_tinyvit",
+    embed_dims=(8, 12, 16, 24),
+    depths=(1, 1, 1, 1),
+    num_heads=(2, 2, 3),
+    window_sizes=(7, 5, 7),
+    stem_stride=1,
+    out_chans=32,
+    image_size=(48, 48),
+)
+
+
 def tiny_model(
     kind: HeadKind,
     *,
+    encoder: EncoderSpec = TINY,
     num_classes: int = 3,
     image_size: tuple[int, int] | None = None,
     **fields: Any,
 ) -> ModelSpec:
     """Return the spec of a segmenter that runs in milliseconds."""
-    encoder = TINY if image_size is None else TINY.resized(image_size)
+    encoder = encoder if image_size is None else encoder.resized(image_size)
     chans = encoder.out_chans
     heads = {
         "autosam": AutosamHead(num_classes=num_classes, embed_dim=chans, num_heads=4, mlp_dim=40),
@@ -108,6 +122,12 @@ def tiny_encoder() -> EncoderSpec:
 
 
 @pytest.fixture
+def tiny_tinyvit() -> EncoderSpec:
+    """A TinyViT as small as the encoder of all tests."""
+    return TINY_TINYVIT
+
+
+@pytest.fixture
 def model_spec() -> Callable[..., ModelSpec]:
     """Factory: model_spec("cnn", num_classes=3, image_size=(48, 64), preprocess=...)."""
     return tiny_model
@@ -150,8 +170,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[HeadKind], Path]:
-    """Factory: a real bundle (fp32 and fp16 graphs) of a tiny model; made once per head.
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Factory: a real bundle (fp32 and fp16 graphs) of a tiny model; made once a head and encoder.
 
     Tests that change it must copy it first.
     """
@@ -162,11 +182,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[HeadKind], P
     from autosam_deploy.export.steps import Steps
     from autosam_deploy.models.assemble import untrained
 
-    made: dict[HeadKind, Path] = {}
+    made: dict[tuple[HeadKind, str], Path] = {}
 
-    def build(kind: HeadKind) -> Path:
-        if kind not in made:
-            spec = tiny_model(kind)
+    def build(kind: HeadKind, encoder: str = "vit") -> Path:
+        if (kind, encoder) not in made:
+            spec = tiny_model(kind, encoder=TINY if encoder == "vit" else TINY_TINYVIT)
             folder = tmp_path_factory.mktemp("bundles") / f"{kind}.autosam"
             export_bundle(
                 untrained(spec.encoder, spec.head, seed=1),
@@ -175,8 +195,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[HeadKind], P
                 plan=Plan(precisions=("fp32", "fp16")),
                 steps=Steps(Console(quiet=True)),
             )
-            made[kind] = folder
-        return made[kind]
+            made[kind, encoder] = folder
+        return made[kind, encoder]
 
     return build
 

@@ -51,7 +51,6 @@ Then:
 """
 _PATH = click.Path(path_type=Path)
 _RANDOM_SEED = 0
-_STEADY_VIEWS = 2
 
 
 @click.command(
@@ -110,13 +109,17 @@ _STEADY_VIEWS = 2
     help="steady: falling rate, averaged weights, views; reference: as AutoSAM's authors.",
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Of recipe steady, about [the head's].")
-@click.option("--epochs", type=int, help="Of recipe reference [120].")
+@click.option(
+    "--epochs", type=int, help="Passes over the slices [reference: 120; steady: --steps]."
+)
 @click.option("--batch", type=int, help="Slices a step [4].")
 @click.option("--lr", type=float, help="Learning rate of Adam [the recipe's].")
 @click.option("--lr-factor", type=float, help="On a plateau; of recipe reference [0.1].")
 @click.option("--lr-patience", type=int, help="Epochs of a plateau; of recipe reference [10].")
 @click.option(
-    "--patience", type=int, help="Stop after so many epochs without a higher validation Dice [40]."
+    "--patience",
+    type=int,
+    help="Stop after so many epochs without a higher validation Dice; 0: never [reference: 40].",
 )
 @click.option("--start-from", type=_PATH, help="A head's file whose weights are the start.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -295,7 +298,10 @@ def _config(options: dict[str, Any], slices: int) -> FitConfig:
         if given := [one for one in ("lr_factor", "lr_patience") if options[one] is not None]:
             name = f"--{given[0].replace('_', '-')}"
             raise UsageError(name, got="--recipe steady", expected="--recipe reference")
-        config = steady(options["head"], slices, steps=options["steps"])
+        if options["steps"] is not None and options["epochs"] is not None:
+            raise UsageError("--steps and --epochs contradict each other", todo="drop one")
+        batch = options["batch"] or FitConfig.batch
+        config = steady(options["head"], slices, steps=options["steps"], batch=batch)
         if options["epochs"] is not None:
             config = replace(config, passes=1)
     changes = {
@@ -372,11 +378,12 @@ def _preprocess(options: dict[str, Any]) -> PreprocessSpec:
 def _views(options: dict[str, Any]) -> Any:
     from autosam_deploy.training.embedding.versions import Views
     from autosam_deploy.training.embedding.views import ViewRecipe
+    from autosam_deploy.training.fitting.recipe import STEADY_VIEWS
 
     steady = options["recipe"] == "steady"
     count = options["views"]
     if count is None:
-        count = _STEADY_VIEWS if steady else 0
+        count = STEADY_VIEWS if steady else 0
     recipe = ViewRecipe.gentle() if steady else ViewRecipe()
     views = Views(count, recipe=recipe, seed=options["views_seed"])
     path: Path | None = options["view_recipe"]

@@ -7,7 +7,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from autosam_deploy.strict import Pair, Strict
+from autosam_deploy.strict import Pair, Strict, parse_spec
+
+#: Name of an encoder whose shapes are none of the published ones.
+CUSTOM = "custom"
 
 #: Multiply-adds from which on a CPU takes seconds a slice: vit_b at 1024x1024 has more, at 512x512
 #: a quarter of it.
@@ -17,7 +20,7 @@ _BIG = 400_000_000_000
 class Encoder(Strict):
     """A frozen image encoder: (B, 3, H, W) -> embedding (B, out_chans, *grid).
 
-    name: of a published encoder (`ENCODERS`), or "custom". out_chans: channels of the embedding.
+    name: of a published encoder (`ENCODERS`), or `CUSTOM`. out_chans: channels of the embedding.
     image_size: (height, width) in pixels of the image that enters the encoder.
     """
 
@@ -78,6 +81,6 @@ class Encoder(Strict):
         """Return the same encoder for another input size (height, width) in pixels.
 
         Raises:
-            ValidationError: the sides are no multiples of `pixels_per_token`.
+            SpecError: the sides are no multiples of `pixels_per_token`.
         """
-        return type(self).model_validate({**self.model_dump(), "image_size": image_size})
+        return parse_spec(type(self), {**self.model_dump(), "image_size": image_size})

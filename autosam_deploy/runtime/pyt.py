@@ -98,9 +98,9 @@ class TorchBackend(Backend):
         if precision == "fp32":
             self.segmenter = _moved(segmenter, device)
         else:
-            self.pipeline = self._pipeline(segmenter, precision)
-            provider = "kernels" if self.options.kernels == "all" else "sdpa"
-            notes = _half_notes(precision, self.options)
+            self.pipeline, used = self._pipeline(segmenter, precision)
+            provider = "kernels" if used else "sdpa"
+            notes = _half_notes(precision, self.options, used)
             if provider == "kernels":
                 import triton
 
@@ -132,7 +132,8 @@ class TorchBackend(Backend):
             )
         return request.precision
 
-    def _pipeline(self, segmenter: Segmenter, precision: str) -> Pipeline:
+    def _pipeline(self, segmenter: Segmenter, precision: str) -> tuple[Pipeline, tuple[str, ...]]:
+        """Return what runs the segmenter, and the kernels that it uses."""
         from autosam_deploy.fused.gpu.segmenter import KERNELS
         from autosam_deploy.runtime.pyt_half import half_segmenter
         from autosam_deploy.runtime.pyt_pipeline import CudaDevice, Pipeline
@@ -146,12 +147,13 @@ class TorchBackend(Backend):
                     f"{error}; or give option kernels=none for PyTorch's own operations"
                 ) from error
         half = half_segmenter(self.bundle, segmenter, precision=precision, kernels=kernels)
-        return Pipeline(
+        pipeline = Pipeline(
             CudaDevice(self.device),
             _moved(half, self.device).outputs,
             part=self.options.part,
             graphs=self.options.graphs,
         )
+        return pipeline, half.kernels
 
     def _choose_device(self, request: Request) -> tuple[str, str]:
         import torch
@@ -236,11 +238,13 @@ def _moved(module: _Module, device: str) -> _Module:
         raise BackendError(f"the weights do not fit on {device}", got=str(error)) from error
 
 
-def _half_notes(precision: str, options: PytOptions) -> tuple[str, ...]:
+def _half_notes(precision: str, options: PytOptions, used: tuple[str, ...]) -> tuple[str, ...]:
     """Say what a report must not leave out."""
     notes = []
     if options.kernels == "none":
         notes.append("without Triton kernels: attention on widened heads in PyTorch, as asked")
+    elif used == ("labels",):
+        notes.append("of the Triton kernels this encoder can use one alone: labels")
     if precision == "bf16":
         notes.append("the bundle's parity record does not cover bf16")
     return tuple(notes)

@@ -78,12 +78,24 @@ def read_labels(path: Path | str) -> Volume:
     Raises:
         VolumeError: as `read_volume`; values that are negative, over 255 or not whole.
     """
-    volume = read_volume(path)
+    return as_labels(read_volume(path), f"'{path}'")
+
+
+def as_labels(volume: Volume, what: str) -> Volume:
+    """Return a volume of whole numbers as uint8.
+
+    Args:
+        volume: of any dtype.
+        what: how the message calls it.
+
+    Raises:
+        VolumeError: values that are negative, over 255 or not whole.
+    """
     labels = volume.array.astype(np.uint8)
     if not np.array_equal(labels, volume.array):
         wrong = volume.array[labels != volume.array]
         raise VolumeError(
-            f"'{path}' is no label volume",
+            f"{what} is no label volume",
             got=f"value {wrong.flat[0]} in {wrong.size} voxels",
             expected="whole numbers 0..255",
         )

@@ -59,6 +59,12 @@ def load_kernels(loading: Loading) -> Runner:
         raise BackendUnavailableError("unknown kernels", got=last, expected=", ".join(names))
     kernels = KERNELS[: names.index(last) + 1]
     gpu = _typed(_fused(loading, "augmented", device), device, kernels)
+    if last not in (*gpu.kernels, "graphs"):
+        raise BackendUnavailableError(
+            "this encoder cannot use the kernel",
+            got=last,
+            expected=", ".join(gpu.kernels) or "none",
+        )
     if last == "graphs":
         return _pipeline_runner(gpu, loading, device=device)
     return _gpu_runner(gpu, loading, device=device, provider="+".join(kernels))

@@ -300,7 +300,7 @@ def test_folder_that_cannot_be_written(train: Train, tmp_path: Path) -> None:
 
 
 def test_the_default_recipe_is_steady(train: Train, tmp_path: Path) -> None:
-    result = train("--recipe", "steady", "--steps", 6)
+    result = train("--recipe", "steady")
     assert result.exit_code == 0, result.output
     metrics = json.loads((tmp_path / "runs" / "linear" / "metrics.json").read_text("utf-8"))
     recipe, rates = metrics["recipe"], [one["learning_rate"] for one in metrics["history"]]
@@ -314,6 +314,7 @@ def test_the_default_recipe_is_steady(train: Train, tmp_path: Path) -> None:
     ("options", "text"),
     [
         (("--steps", 5), "--steps; got --recipe reference; expected --epochs"),
+        (("--recipe", "steady", "--steps", 5), "--steps and --epochs contradict each other"),
         (
             ("--recipe", "steady", "--lr-patience", 5),
             "--lr-patience; got --recipe steady; expected --recipe reference",

@@ -27,13 +27,15 @@ ROWS = (
 )
 
 
-@pytest.fixture(params=[(*row, head) for row in ROWS for head in HEAD_KINDS], ids="-".join)
-def engine(
-    request: pytest.FixtureRequest, exported: Callable[[HeadKind], Path]
-) -> Iterator[Engine]:
-    backend, precision, kind = request.param
+#: Every head on a ViT, and one on every other kind of encoder.
+MODELS = (*((head, "vit") for head in HEAD_KINDS), ("autosam", "tinyvit"))
+
+
+@pytest.fixture(params=[(*row, *model) for row in ROWS for model in MODELS], ids="-".join)
+def engine(request: pytest.FixtureRequest, exported: Callable[..., Path]) -> Iterator[Engine]:
+    backend, precision, kind, encoder = request.param
     with Engine.open(
-        exported(kind), backend=backend, precision=precision, device="cpu", threads=1
+        exported(kind, encoder), backend=backend, precision=precision, device="cpu", threads=1
     ) as opened:
         yield opened
 

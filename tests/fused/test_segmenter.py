@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autosam_deploy.errors import ExportError
 from autosam_deploy.fused.attention import LOWERINGS
-from autosam_deploy.fused.encoders.vit import FusedVit
+from autosam_deploy.fused.encoders import fuse_encoder
 from autosam_deploy.fused.grey import fold_grey
 from autosam_deploy.fused.heads.autosam import FusedAutosamHead
 from autosam_deploy.fused.heads.cnn import FusedCnnHead, fold_pointwise
@@ -243,7 +243,7 @@ def test_encoder_with_the_head_dim_of_vit_h(model_spec: SpecFactory) -> None:
     encoder = spec.encoder.model_copy(update={"embed_dim": 160, "num_heads": 2, "depth": 2})
     assert encoder.head_dim == 80
     truth = double(spec.model_copy(update={"encoder": encoder}))
-    fused = FusedVit(
+    fused = fuse_encoder(
         truth.image_encoder.state_dict(), encoder, preprocess=spec.preprocess, lowering="augmented"
     )
     image = torch.rand(2, 1, 48, 48, dtype=torch.float64)

@@ -19,9 +19,8 @@ from autosam_deploy.errors import (
     OutOfMemoryError,
 )
 from autosam_deploy.runtime.engine import Engine
-from autosam_deploy.spec import HeadKind
 
-Exported = Callable[[HeadKind], Path]
+Exported = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
@@ -198,6 +197,17 @@ def test_half_precision_passes_the_self_test(
         margin = np.sort(logits, axis=1)
         clear = margin[:, -1] - margin[:, -2] > 2 * error * np.abs(logits).max()
         assert np.array_equal(found["labels"][clear], labels[clear])
+
+
+@interpreted
+def test_kernels_that_an_encoder_cannot_use_are_told(exported: Exported, pretended: Any) -> None:
+    bundle = exported("autosam", "tinyvit")
+    with open_torch(bundle, precision="fp16", device="cuda") as engine:
+        assert engine.info.provider == "kernels"
+        assert engine.info.notes == (
+            "of the Triton kernels this encoder can use one alone: labels",
+        )
+        assert engine.labels(np.ones((1, 1, 9, 9), np.float32)).shape == (1, 9, 9)
 
 
 @interpreted

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.fused.encoders import tinyvit, vit
+from autosam_deploy.fused.encoders.base import FusedEncoder
 from autosam_deploy.spec import PreprocessSpec
 
 
@@ -17,24 +18,22 @@ from autosam_deploy.spec import PreprocessSpec
 class FusedKind:
     """A row of `FUSED`.
 
-    module: has `patches`, `blocks` and `neck`, made of nodes (`fused/nodes.py`), and `padded_stem`:
-    whether its first convolution pads. score_shapes: (spec, lowering) -> (heads, tokens) that
-    attend together.
+    fuse: as `fuse_encoder`. score_shapes: (spec, lowering) -> (heads, tokens) that attend together.
     """
 
-    module: Callable[..., nn.Module]
+    fuse: Callable[..., FusedEncoder]
     score_shapes: Callable[[Any, str | None], frozenset[tuple[int, int]]]
 
 
 FUSED: dict[str, FusedKind] = {
-    "vit": FusedKind(vit.FusedVit, vit.score_shapes),
-    "tinyvit": FusedKind(tinyvit.FusedTinyVit, tinyvit.score_shapes),
+    "vit": FusedKind(vit.fuse, vit.score_shapes),
+    "tinyvit": FusedKind(tinyvit.fuse, tinyvit.score_shapes),
 }
 
 
 def fuse_encoder(
     state: Mapping[str, Tensor], spec: EncoderSpec, *, preprocess: PreprocessSpec, lowering: str
-) -> Any:
+) -> FusedEncoder:
     """Fuse an encoder of any kind: (B, 1 or 2, H, W) -> (B, Sh, Sw, out_chans).
 
     Args:
@@ -42,11 +41,8 @@ def fuse_encoder(
         spec: its shapes.
         preprocess: for the pixel normalisation that is folded in.
         lowering: a key of `attention.LOWERINGS`.
-
-    Returns:
-        The module of `FusedKind`.
     """
-    return FUSED[spec.kind].module(state, spec, preprocess=preprocess, lowering=lowering)
+    return FUSED[spec.kind].fuse(state, spec, preprocess=preprocess, lowering=lowering)
 
 
 def score_shapes(spec: EncoderSpec, lowering: str | None) -> frozenset[tuple[int, int]]:

@@ -17,21 +17,18 @@ So windows are padded with zeros behind the projections, as in a ViT (`windows.p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
 from autosam_deploy.encoders import TinyVitEncoder
+from autosam_deploy.fused.encoders.base import FusedEncoder, State
 from autosam_deploy.fused.grey import fold_grey
 from autosam_deploy.fused.nodes import Add, Conv, LayerNorm, Linear, Node
 from autosam_deploy.fused.windows import fold_value_bias, merge_heads, split_heads
 from autosam_deploy.models.encoders.tinyvit import FrozenNorm, bias_offsets
 from autosam_deploy.models.preprocess import marks_padding
 from autosam_deploy.spec import PreprocessSpec
-
-State = Mapping[str, Tensor]
 
 
 def fold_norm(state: State, prefix: str) -> tuple[Tensor, Tensor]:
@@ -74,7 +71,8 @@ class Stem(nn.Module):
         super().__init__()
         weight, bias = fold_norm(state, "patch_embed.seq.0.")
         padding = weight.shape[-1] // 2
-        marked = marks_padding(preprocess, padded_stem=padding > 0)
+        self.padded = padding > 0
+        marked = marks_padding(preprocess, padded_stem=self.padded)
         grey, bias = fold_grey(weight, bias, preprocess, marked=marked)
         stride = 1 if spec.stem_stride == 1 else 2
         self.first = Conv(grey, bias, stride=stride, padding=padding, activation="gelu")
@@ -194,67 +192,29 @@ class Block(nn.Module):
         )
 
 
-class Neck(nn.Module):
-    """1x1 and 3x3 convolutions to the embedding: (B, h, w, C) -> (B, h, w, out)."""
+def fuse(
+    state: State, spec: TinyVitEncoder, *, preprocess: PreprocessSpec, lowering: str
+) -> FusedEncoder:
+    """Fuse an encoder (see `fuse_encoder`).
 
-    def __init__(self, state: State) -> None:
-        """Take `neck.*` from the encoder's state."""
-        super().__init__()
-        self.reduce = Linear(state["neck.0.weight"].flatten(1), None)
-        self.norm1 = LayerNorm(state["neck.1.weight"], state["neck.1.bias"], eps=1e-6)
-        self.smooth = Conv(state["neck.2.weight"], None, padding=1)
-        self.norm2 = LayerNorm(state["neck.3.weight"], state["neck.3.bias"], eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens to the embedding, channels last."""
-        y = self.smooth(self.norm1(self.reduce(x)).permute(0, 3, 1, 2))
-        out: Tensor = self.norm2(y.permute(0, 2, 3, 1))
-        return out
-
-
-class FusedTinyVit(nn.Module):
-    """Normalised grey image (B, 1 or 2, H, W) -> embedding, channels last (B, Sh, Sw, 256)."""
-
-    def __init__(
-        self, state: State, spec: TinyVitEncoder, *, preprocess: PreprocessSpec, lowering: str
-    ) -> None:
-        """Fuse an encoder.
-
-        Args:
-            state: the reference encoder's state dict.
-            spec: its shapes.
-            preprocess: for the pixel normalisation that is folded in.
-            lowering: a key of `attention.LOWERINGS`. `explicit` writes attention in products and a
-                softmax; the others are one here, since a constant bias needs no widened heads.
-        """
-        super().__init__()
-        #: Whether the first convolution pads.
-        self.padded_stem = spec.stem_stride != 1
-        self.patches = Stem(state, spec, preprocess)
-        plain = lowering == "explicit"
-        blocks: list[nn.Module] = []
-        for stage in range(4):
-            for index in range(spec.depths[stage]):
-                prefix = f"layers.{stage}.blocks.{index}."
-                if stage == 0:
-                    blocks.append(MBConv(state, prefix))
-                    continue
-                heads, window = spec.num_heads[stage - 1], spec.window_sizes[stage - 1]
-                blocks.append(Block(state, prefix, heads=heads, window=window, plain=plain))
-            if stage < 3:
-                stride = spec.stride_into(stage + 1)
-                prefix = f"layers.{stage}.downsample."
-                blocks.append(Merging(state, prefix, stride=stride, tokens=stage > 0))
-        self.blocks = nn.ModuleList(blocks)
-        self.neck = Neck(state)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Encode."""
-        x = self.patches(image)
-        for block in self.blocks:
-            x = block(x)
-        out: Tensor = self.neck(x)
-        return out
+    The lowering `explicit` writes attention in products and a softmax; the others are one here,
+    since a constant bias needs no widened heads.
+    """
+    blocks: list[nn.Module] = []
+    for stage in range(4):
+        for index in range(spec.depths[stage]):
+            prefix = f"layers.{stage}.blocks.{index}."
+            if stage == 0:
+                blocks.append(MBConv(state, prefix))
+                continue
+            heads, window = spec.num_heads[stage - 1], spec.window_sizes[stage - 1]
+            plain = lowering == "explicit"
+            blocks.append(Block(state, prefix, heads=heads, window=window, plain=plain))
+        if stage < 3:
+            stride, prefix = spec.stride_into(stage + 1), f"layers.{stage}.downsample."
+            blocks.append(Merging(state, prefix, stride=stride, tokens=stage > 0))
+    stem = Stem(state, spec, preprocess)
+    return FusedEncoder(stem, nn.ModuleList(blocks), state, padded_stem=stem.padded)
 
 
 def score_shapes(spec: TinyVitEncoder, _lowering: str | None) -> frozenset[tuple[int, int]]:

@@ -6,20 +6,17 @@ channels, in channels-last token layout throughout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from autosam_deploy.encoders import VitEncoder
 from autosam_deploy.fused.attention import LOWERINGS, RelPosAttention
+from autosam_deploy.fused.encoders.base import FusedEncoder, State
 from autosam_deploy.fused.grey import fold_grey
-from autosam_deploy.fused.nodes import Add, Conv, LayerNorm, Linear, Node
+from autosam_deploy.fused.nodes import Add, LayerNorm, Linear, Node
 from autosam_deploy.fused.windows import fold_value_bias, merge_heads, split_heads
 from autosam_deploy.models.preprocess import marks_padding
 from autosam_deploy.spec import PreprocessSpec
-
-State = Mapping[str, Tensor]
 
 
 class PatchEmbedding(Node):
@@ -113,55 +110,12 @@ class Block(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-class Neck(nn.Module):
-    """1x1 and 3x3 convolutions to the embedding: (B, h, w, C) -> (B, h, w, out)."""
-
-    def __init__(self, state: State) -> None:
-        """Take `neck.*` from the encoder's state."""
-        super().__init__()
-        self.reduce = Linear(state["neck.0.weight"].flatten(1), None)
-        self.norm1 = LayerNorm(state["neck.1.weight"], state["neck.1.bias"], eps=1e-6)
-        self.smooth = Conv(state["neck.2.weight"], None, padding=1)
-        self.norm2 = LayerNorm(state["neck.3.weight"], state["neck.3.bias"], eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens to the embedding, channels last."""
-        y = self.smooth(self.norm1(self.reduce(x)).permute(0, 3, 1, 2))
-        out: Tensor = self.norm2(y.permute(0, 2, 3, 1))
-        return out
-
-
-class FusedVit(nn.Module):
-    """Normalised grey image (B, 1 or 2, H, W) -> embedding, channels last (B, Sh, Sw, 256)."""
-
-    #: Its first convolution takes whole patches and pads nothing.
-    padded_stem = False
-
-    def __init__(
-        self, state: State, spec: VitEncoder, *, preprocess: PreprocessSpec, lowering: str
-    ) -> None:
-        """Fuse an encoder.
-
-        Args:
-            state: the reference encoder's state dict (keys as `ImageEncoderViT`).
-            spec: its shapes; tables must fit `spec.grid`.
-            preprocess: for the pixel normalisation that is folded in.
-            lowering: a key of `attention.LOWERINGS`.
-        """
-        super().__init__()
-        self.patches = PatchEmbedding(state, spec, preprocess)
-        self.blocks = nn.ModuleList(
-            Block(state, spec, index=index, lowering=lowering) for index in range(spec.depth)
-        )
-        self.neck = Neck(state)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Encode."""
-        x = self.patches(image)
-        for block in self.blocks:
-            x = block(x)
-        out: Tensor = self.neck(x)
-        return out
+def fuse(
+    state: State, spec: VitEncoder, *, preprocess: PreprocessSpec, lowering: str
+) -> FusedEncoder:
+    """Fuse an encoder (see `fuse_encoder`); its first convolution takes whole patches."""
+    blocks = (Block(state, spec, index=index, lowering=lowering) for index in range(spec.depth))
+    return FusedEncoder(PatchEmbedding(state, spec, preprocess), nn.ModuleList(blocks), state)
 
 
 def score_shapes(spec: VitEncoder, lowering: str | None) -> frozenset[tuple[int, int]]:

@@ -40,7 +40,7 @@ class VitWithKernels(nn.Module):
         super().__init__()
         self.spec = typed.spec
         self.with_input = "input" in kernels
-        self.input, self.patches = typed.input, typed.encoder.patches
+        self.input, self.patches = typed.input, cast("PatchEmbedding", typed.encoder.patches)
         heads = cast("VitEncoder", typed.spec.encoder).num_heads
         self.blocks = nn.Sequential(
             *(

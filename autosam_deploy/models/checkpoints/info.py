@@ -25,9 +25,8 @@ class HeadInfo(Strict):
 
     `encoder.image_size` is the size it was trained at. `encoder_sha256` is `weights_sha256` of the
     encoder's weights as their own file holds them (names without `image_encoder.`, tables not
-    resized). `encoder_weights` are the published ones
-    that they are, if known. `untrained` marks random weights. `training` is free for the trainer's
-    record.
+    resized); `encoder_weights` are the published ones that they are, if known. `untrained` marks
+    random weights. `training` is free for the trainer's record.
     """
 
     schema_version: Literal[1, 2] = 2

@@ -23,18 +23,14 @@ def _same(state: State, _spec: Any) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _all(state: State) -> dict[str, Tensor]:
-    return dict(state)
-
-
 @dataclass(frozen=True)
 class Kind:
     """What the other rooms need of a kind of encoder.
 
     build: spec -> module, image (B, 3, H, W) -> embedding (B, out_chans, *spec.grid), with the
     state-dict keys of published files. marker: a weight that no other kind has. infer: weights ->
-    spec. random_weight: name, shape -> mean and standard deviation of a random weight. clean: drops
-    entries that no pass reads. resize: weights -> weights whose tables fit the spec's grid.
+    spec. random_weight: name, shape -> mean and standard deviation of a random weight. is_unused:
+    of entries that no pass reads. resize: weights -> weights whose tables fit the spec's grid.
     is_resizable: names of such tables. any_length: tables that the kind itself takes in any length.
     """
 
@@ -42,7 +38,7 @@ class Kind:
     marker: str
     infer: Callable[[State], EncoderSpec]
     random_weight: Callable[[str, torch.Size], tuple[float, float]]
-    clean: Callable[[State], dict[str, Tensor]] = _all
+    is_unused: Callable[[str], bool] = _never
     resize: Callable[[State, Any], dict[str, Tensor]] = _same
     is_resizable: Callable[[str], bool] = _never
     any_length: Callable[[str], bool] = _never
@@ -63,7 +59,7 @@ KINDS: dict[str, Kind] = {
         marker="patch_embed.seq.0.c.weight",
         infer=tinyvit.infer,
         random_weight=tinyvit.random_weight,
-        clean=tinyvit.clean,
+        is_unused=tinyvit.is_unused,
     ),
 }
 
@@ -109,7 +105,8 @@ def read_encoder(state: State) -> tuple[EncoderSpec, dict[str, Tensor]]:
             expected=" or ".join(f"'{row.marker}' ({name})" for name, row in KINDS.items()),
         )
     row = KINDS[kind]
-    return row.infer(state), row.clean(state)
+    used = {name: tensor for name, tensor in state.items() if not row.is_unused(name)}
+    return row.infer(state), used
 
 
 def resize_encoder_state(state: State, spec: EncoderSpec) -> dict[str, Tensor]:

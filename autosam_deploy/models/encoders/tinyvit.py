@@ -15,11 +15,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from autosam_deploy.encoders import ENCODERS, TinyVitEncoder
+from autosam_deploy.encoders.base import CUSTOM
+from autosam_deploy.encoders.tinyvit import TINYVITS, TinyVitEncoder
 from autosam_deploy.models.states import State, count_blocks, shape_of
 from autosam_deploy.strict import parse_spec
 
-CUSTOM = "custom"
 _OWNER = "image encoder (a TinyViT: MobileSAM, LiteMedSAM)"
 #: Entries that no pass reads: the step counts of batch norms, and the classifier that MobileSAM's
 #: file still holds.
@@ -262,9 +262,9 @@ def build(spec: TinyVitEncoder) -> TinyVit:
     return TinyVit(spec)
 
 
-def clean(state: State) -> dict[str, Tensor]:
-    """Return the weights that an encoder reads (see `_UNUSED`)."""
-    return {name: tensor for name, tensor in state.items() if not _UNUSED.fullmatch(name)}
+def is_unused(name: str) -> bool:
+    """Tell whether an entry is one that no pass reads."""
+    return _UNUSED.fullmatch(name) is not None
 
 
 def random_weight(name: str, shape: torch.Size) -> tuple[float, float]:
@@ -313,8 +313,8 @@ def infer(state: State) -> TinyVitEncoder:
         "expand_ratio": first("layers.0.blocks.0.conv1.c.weight", 4)[0] / widths[0],
         "out_chans": first("neck.0.weight", 4)[0],
     }
-    for known in ENCODERS.values():
-        if isinstance(known, TinyVitEncoder) and known.model_dump(include=set(fields)) == fields:
+    for known in TINYVITS:
+        if known.model_dump(include=set(fields)) == fields:
             return known
     size = (256, 256) if stem_stride == 1 else (1024, 1024)
     fields |= {"name": CUSTOM, "image_size": size}

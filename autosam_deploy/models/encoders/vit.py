@@ -11,13 +11,12 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from autosam_deploy.encoders import ENCODERS, VitEncoder
+from autosam_deploy.encoders.base import CUSTOM
+from autosam_deploy.encoders.vit import VITS, VitEncoder
 from autosam_deploy.errors import CheckpointError
 from autosam_deploy.models.states import State, count_blocks, shape_of
 from autosam_deploy.strict import parse_spec
 
-#: Name of an encoder whose shapes are none of `ENCODERS`.
-CUSTOM = "custom"
 _OWNER = "image encoder (a SAM ViT: vit_b, vit_l, vit_h)"
 _POSITION = "pos_embed"
 _RELATIVE = re.compile(r"blocks\.\d+\.attn\.rel_pos_[hw]")
@@ -56,7 +55,7 @@ def build(spec: VitEncoder) -> ImageEncoderViT:
 
 def is_resizable(name: str) -> bool:
     """Tell whether a weight is a positional table, whose length follows the image size."""
-    return name == _POSITION or _RELATIVE.fullmatch(name) is not None
+    return name == _POSITION or is_relative(name)
 
 
 def is_relative(name: str) -> bool:
@@ -125,7 +124,7 @@ def infer(state: State) -> VitEncoder:
     """Recognise the encoder that weights are of.
 
     Width, depth, heads and MLP come from shapes, the image size from the positional table, windows
-    and global blocks from the lengths of the relative-position tables. One of `ENCODERS` is
+    and global blocks from the lengths of the relative-position tables. One of `VITS` is
     preferred where it fits; others are named `custom`.
 
     Args:
@@ -157,9 +156,7 @@ def infer(state: State) -> VitEncoder:
     }
     image_size = (rows * patch, columns * patch)
     lengths = {index: (h[0], w[0]) for index, (h, w) in tables.items()}
-    for known in ENCODERS.values():
-        if not isinstance(known, VitEncoder):
-            continue
+    for known in VITS:
         if known.model_dump(include=set(shared)) == shared and _windows_fit(known, lengths):
             return known.resized(image_size)
     layout = _infer_windows(lengths, (2 * rows - 1, 2 * columns - 1))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from autosam_deploy.errors import VolumeError
 from autosam_deploy.training.datasets.dataset import Pair
 from autosam_deploy.volumes.itk import quiet_itk, simpleitk
 from autosam_deploy.volumes.nifti import check_payload
 from autosam_deploy.volumes.read import (
+    as_labels,
     case_name,
     geometry_of,
     read_labels,
@@ -32,16 +31,8 @@ def read_pair(case: Pair) -> tuple[Volume, Volume]:
     """
     if case.frame is None:
         return read_volume(case.image), read_labels(case.label)
-    truth = read_frame(case.label, case.frame)
-    labels = truth.array.astype(np.uint8)
-    if not np.array_equal(labels, truth.array):
-        wrong = truth.array[labels != truth.array]
-        raise VolumeError(
-            f"{case.where} is no label volume",
-            got=f"value {wrong.flat[0]} in {wrong.size} voxels",
-            expected="whole numbers 0..255",
-        )
-    return read_frame(case.image, case.frame), Volume(labels, truth.geometry, truth.name)
+    labels = as_labels(read_frame(case.label, case.frame), case.where)
+    return read_frame(case.image, case.frame), labels
 
 
 def read_frame(path: Path, frame: int) -> Volume:

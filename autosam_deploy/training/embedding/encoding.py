@@ -211,8 +211,9 @@ RUNTIMES: dict[RuntimeName, type[Embedding]] = {
     "torch": TorchEmbedding,
     "onnxruntime": OnnxEmbedding,
 }
-#: Multiply-adds: 10 slices of a vit_b at 1024x1024, or 130 of LiteMedSAM.
-_WORTH_A_GRAPH = 4_700_000_000_000
+#: Slices from which on writing a graph pays, and multiply-adds of one from which on it ever does:
+#: LiteMedSAM has 36 billion, a vit_tiny for trying things out a hundredth of that.
+_MANY_SLICES, _MUCH_WORK = 40, 10_000_000_000
 
 
 def choose_runtime(
@@ -226,6 +227,6 @@ def choose_runtime(
     """
     if device.type != "cpu":
         return "torch", f"it runs on {device}"
-    if slices * encoder.spec.macs(padded=False) >= _WORTH_A_GRAPH:
+    if slices >= _MANY_SLICES and encoder.spec.macs(padded=False) >= _MUCH_WORK:
         return "onnxruntime", "the fastest on a CPU for this much work"
     return "torch", "too little work for writing a graph first"

@@ -63,8 +63,7 @@ class Fit:
         """
         start = time.perf_counter()
         number = len(self.history) + 1
-        rate = self.trainer.rate
-        loss, steps = self.trainer.epoch(train, number, progress=progress)
+        loss, steps, rate = self.trainer.epoch(train, number, progress=progress)
         score = evaluate_head(self.trainer.result, validation, self.trainer.resize)
         _check_alive(score, number)
         epoch = Epoch(number, loss, score.dice, rate, time.perf_counter() - start, steps)

@@ -21,9 +21,9 @@ class FitConfig:
     the choice of views. time_limit_s: no epoch begins after this many seconds, but one is always
     run; with a limit the result depends on the machine's speed. steps: no epoch begins after this
     many optimiser steps. schedule: `plateau` as above, or `cosine`: down to zero over all steps,
-    which needs no factor and no patience. warm_up: steps over which the rate rises from zero.
-    average: decay of a running average of the weights over steps, which is scored and kept in
-    place of the weights; 0 for none. passes: over the slices in an epoch.
+    behind a rise from zero (`warm_up`), which needs no factor and no patience. average: decay of a
+    running average of the weights over steps, which is scored and kept in place of the weights; 0
+    for none. passes: over the slices in an epoch.
     """
 
     epochs: int = 120
@@ -36,7 +36,6 @@ class FitConfig:
     time_limit_s: float | None = None
     steps: int | None = None
     schedule: Literal["plateau", "cosine"] = "plateau"
-    warm_up: int = 0
     average: float = 0.0
     passes: int = 1
 
@@ -46,19 +45,23 @@ class FitConfig:
         Raises:
             UsageError: naming the value.
         """
-        for name in ("epochs", "batch", "learning_rate", "lr_patience", "time_limit_s", "steps"):
+        for name in (
+            "epochs",
+            "batch",
+            "learning_rate",
+            "lr_patience",
+            "time_limit_s",
+            "steps",
+            "passes",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"training {name}", got=str(value), expected="> 0")
         for name in ("patience", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"training {name}", got=str(getattr(self, name)), expected=">= 0")
-        if not 0 <= self.average < 1 or self.passes < 1 or self.warm_up < 0:
-            raise UsageError(
-                "training average, passes, warm_up",
-                got=f"{self.average}, {self.passes}, {self.warm_up}",
-                expected="0 <= average < 1, passes >= 1, warm_up >= 0",
-            )
+        if not 0 <= self.average < 1:
+            raise UsageError("training average", got=str(self.average), expected="in [0, 1)")
         if not 0 < self.lr_factor < 1:
             raise UsageError("training lr_factor", got=str(self.lr_factor), expected="in (0, 1)")
 
@@ -75,6 +78,9 @@ class FitConfig:
 _SCORED = 25
 
 
+#: Augmented copies of every slice that `steady` learns from (`ViewRecipe.gentle`).
+STEADY_VIEWS = 2
+
 #: Head -> steps and highest learning rate of `steady`. Those of linear and cnn come from a first
 #: look at Sunnybrook hearts (docs/results); the autosam head's are not measured yet.
 _STEADY: dict[HeadKind, tuple[int, float]] = {
@@ -84,7 +90,14 @@ _STEADY: dict[HeadKind, tuple[int, float]] = {
 }
 
 
-def steady(kind: HeadKind, slices: int, *, steps: int | None = None) -> FitConfig:
+def warm_up(total: int) -> int:
+    """Return the steps over which the rate rises, of so many in all."""
+    return min(50, total // 10)
+
+
+def steady(
+    kind: HeadKind, slices: int, *, steps: int | None = None, batch: int = FitConfig.batch
+) -> FitConfig:
     """Return the default recipe: a number of steps, whatever the number of slices.
 
     The rate falls along a cosine and the weights are averaged, so that the end of training does not
@@ -94,18 +107,18 @@ def steady(kind: HeadKind, slices: int, *, steps: int | None = None) -> FitConfi
         kind: of the head.
         slices: of the training volumes.
         steps: about, in whole passes over the slices; None is what the head needs.
+        batch: slices a step.
     """
     usual, rate = _STEADY[kind]
-    steps = steps or usual
-    passes = max(1, round(steps * FitConfig.batch / slices))
+    passes = max(1, round((steps or usual) * batch / slices))
     epochs = min(_SCORED, passes)
     return FitConfig(
         epochs=epochs,
         passes=-(-passes // epochs),
+        batch=batch,
         learning_rate=rate,
         patience=0,
         schedule="cosine",
-        warm_up=min(50, steps // 10),
         average=0.98,
     )
 

@@ -18,7 +18,7 @@ from autosam_deploy.extras import require
 from autosam_deploy.metrics import dice, mean_foreground
 from autosam_deploy.models.heads import Head
 from autosam_deploy.training.embedding.versions import EmbeddedSlices, Version, stack
-from autosam_deploy.training.fitting.recipe import FitConfig
+from autosam_deploy.training.fitting.recipe import FitConfig, warm_up
 
 #: (low-resolution logits (B, K, h, w), slice (H, W)) -> logits (B, K, H, W).
 Resize = Callable[[Tensor, tuple[int, int]], Tensor]
@@ -101,13 +101,13 @@ class Trainer:
         number: int,
         *,
         progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[float, int]:
+    ) -> tuple[float, int, float]:
         """Go over all slices, one version of each, in an order that `number` decides.
 
         `FitConfig.passes` times, to be exact.
 
         Returns:
-            The mean loss and the number of steps.
+            The mean loss, the number of steps, and the learning rate of the last one.
 
         Raises:
             TrainingError: the loss is not finite.
@@ -130,9 +130,10 @@ class Trainer:
             if progress is not None:
                 progress(first + len(part), len(chosen))
         mean = sum(losses) / len(losses)
+        rate = self.rate
         if self.config.schedule == "plateau" and number >= PLATEAU_FROM:
             self.schedule.step(mean)
-        return mean, len(losses)
+        return mean, len(losses), rate
 
     def _step(self, part: Sequence[Version], number: int, step: int) -> float:
         loss = self.loss(part)
@@ -154,14 +155,12 @@ class Trainer:
 
     def _set_rate(self) -> None:
         """Set the rate of the step that comes, where the step decides it."""
-        config = self.config
-        if config.schedule == "plateau" and self.steps >= config.warm_up:
+        if self.config.schedule == "plateau":
             return
-        factor = min(1.0, (self.steps + 1) / config.warm_up) if config.warm_up else 1.0
-        if config.schedule == "cosine":
-            factor *= 0.5 * (1 + math.cos(math.pi * min(1.0, self.steps / self.total)))
+        rise = min(1.0, (self.steps + 1) / (warm_up(self.total) + 1))
+        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, self.steps / self.total)))
         for group in self.optimiser.param_groups:
-            group["lr"] = config.learning_rate * factor
+            group["lr"] = self.config.learning_rate * rise * fall
 
     def _follow(self) -> None:
         """Move the average towards the weights; the first steps count more."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from autosam_deploy.encoders import EncoderSpec
 from autosam_deploy.errors import BackendInputError
 from autosam_deploy.fused.gpu.segmenter import KERNELS, GpuSegmenter
 from autosam_deploy.fused.precision import (
@@ -175,3 +176,13 @@ def test_a_plan_covers_every_node(model_spec: SpecFactory) -> None:
     # Biases that a projection lacks are zeros of the joined one.
     added = 2 * fused.spec.encoder.embed_dim * fused.spec.encoder.depth
     assert sum(p.numel() for p in stored.values()) == half + added
+
+
+def test_an_encoder_without_kernels_passes_the_gates(
+    model_spec: SpecFactory, tiny_tinyvit: EncoderSpec
+) -> None:
+    segmenter, fused = parts(model_spec("autosam", encoder=tiny_tinyvit))
+    slices = raw_slices()
+    gpu = GpuSegmenter(typed_of(fused, slices, "fp16"))
+    assert gpu.kernels == ("labels",)
+    judge(segmenter, gpu, slices, "fp16")
